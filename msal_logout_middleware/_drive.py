@@ -1,0 +1,84 @@
+"""Driving a flow: one coroutine, run to its end by a thread or awaited by an event loop.
+
+1. A flow never touches a socket, a thread or an event loop. What it calls may answer with a value or with
+   an awaitable; `settle` makes a value of both.
+2. `run` drives a flow whose parts are all sync. It never waits: a part that suspends is a mistake, and told.
+3. `run_beside_loop` drives a flow in a worker thread and sends what must be awaited back to the loop.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
+
+import anyio.from_thread
+import anyio.to_thread
+
+T = TypeVar("T")
+MaybeAwaitable: TypeAlias = T | Awaitable[T]
+
+_Hop = Callable[[Awaitable[Any]], Any]
+_hop: ContextVar[_Hop | None] = ContextVar("msal_logout_middleware.hop", default=None)
+
+
+async def settle(value: MaybeAwaitable[T]) -> T:
+    """Return a plain value as it is, and the result of an awaitable."""
+    if not inspect.isawaitable(value):
+        return cast("T", value)
+    hop = _hop.get()
+    return await value if hop is None else cast("T", hop(value))
+
+
+def run(flow: Coroutine[Any, Any, T]) -> T:
+    """Drive a flow whose parts are all sync to its end.
+
+    Raises:
+        TypeError: A part of the flow suspended, so it needs an event loop.
+    """
+    try:
+        flow.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+    flow.close()
+    raise TypeError(
+        "a store, session or cache of this Logout is asynchronous; use the ASGI middleware and the "
+        "asynchronous calls, or give it synchronous parts"
+    )
+
+
+async def run_beside_loop(flow: Coroutine[Any, Any, T]) -> T:
+    """Drive a flow in one worker thread; what it awaits runs on the loop this is called from."""
+
+    async def wait(value: Awaitable[Any]) -> Any:
+        return await value
+
+    def hop(value: Awaitable[Any]) -> Any:
+        return anyio.from_thread.run(wait, value)
+
+    def drive() -> T:
+        token = _hop.set(hop)
+        try:
+            return run(flow)
+        finally:
+            _hop.reset(token)
+
+    return await anyio.to_thread.run_sync(drive)
+
+
+class World(Protocol):
+    """What a flow needs of the world, handed in by the door that drives it."""
+
+    def sleep(self, seconds: float) -> MaybeAwaitable[None]:
+        """Wait before a retry."""
+        ...
+
+    def call(self, function: Callable[[], T]) -> MaybeAwaitable[T]:
+        """Call a function that blocks, such as one that fetches the provider's metadata."""
+        ...
+
+
+def is_async(part: object, *methods: str) -> bool:
+    """Tell whether any of the methods of a part is a coroutine function."""
+    return any(inspect.iscoroutinefunction(getattr(part, method, None)) for method in methods)

@@ -1,0 +1,137 @@
+"""Values of HTTP: a request, a response, a cookie. No framework, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+from urllib.parse import parse_qsl
+
+Header = tuple[str, str]
+SameSite = Literal["Lax", "Strict", "None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a flow may know of a request.
+
+    Args:
+        method: In capitals.
+        path: As the app routes it: percent-decoded, below `SCRIPT_NAME`/`root_path`.
+        query: The raw query string, without `?`.
+        headers: Names in small letters, values decoded as Latin-1.
+        mount: `SCRIPT_NAME`/`root_path`: where the app is mounted.
+        body: The body, if the flow asked the door for it and it was within the flow's limit; else `None`.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    mount: str = ""
+    body: bytes | None = field(default=None, repr=False)
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header; `None` if it is absent, or sent more than once."""
+        values = [value for key, value in self.headers if key == name]
+        return values[0] if len(values) == 1 else None
+
+    @property
+    def cookie_header(self) -> str:
+        """Every `Cookie` header in one (HTTP/2 may split it: RFC 9113, 8.2.3)."""
+        return "; ".join(value for key, value in self.headers if key == "cookie")
+
+    def cookies(self, name: str) -> tuple[str, ...]:
+        """Return all values of a cookie, in the order sent."""
+        return tuple(value for key, value in cookie_pairs(self.cookie_header) if key == name)
+
+    def query_value(self, name: str) -> str | None:
+        """Return a query parameter; `None` if it is absent or repeated."""
+        return _only(parse_qsl(self.query, keep_blank_values=True), name)
+
+    def form_value(self, name: str) -> str | None:
+        """Return a field of a urlencoded body; `None` if it is absent or repeated."""
+        if not self.body or self.media_type != "application/x-www-form-urlencoded":
+            return None
+        return _only(parse_qsl(self.body.decode("latin-1"), keep_blank_values=True), name)
+
+    @property
+    def media_type(self) -> str:
+        """The body's media type, without parameters, in small letters."""
+        return (self.header("content-type") or "").partition(";")[0].strip().lower()
+
+
+def _only(pairs: list[tuple[str, str]], name: str) -> str | None:
+    values = [value for key, value in pairs if key == name]
+    return values[0] if len(values) == 1 else None
+
+
+def cookie_pairs(cookie_header: str) -> Iterator[tuple[str, str]]:
+    """Split a `Cookie` header as tolerantly as frameworks do: a malformed neighbour hides nothing."""
+    for part in cookie_header.split(";"):
+        name, equals, value = part.partition("=")
+        if equals:
+            yield name.strip(), value.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer of ours."""
+
+    status: int
+    headers: tuple[Header, ...] = ()
+    body: bytes = b""
+
+    def with_headers(self, *headers: Header) -> Response:
+        """Return a copy with more headers."""
+        return replace(self, headers=(*self.headers, *headers))
+
+
+@dataclass(frozen=True, slots=True)
+class Cookie:
+    """A cookie's name and the attributes that it is set with, which its deletion must repeat.
+
+    Args:
+        name: The cookie's name.
+        path: `Path`.
+        domain: `Domain`; `None` for a host-only cookie.
+        secure: `Secure`.
+        http_only: `HttpOnly`.
+        same_site: `SameSite`; `None` where the attribute is not sent.
+        partitioned: `Partitioned` (CHIPS).
+    """
+
+    name: str
+    path: str = "/"
+    domain: str | None = None
+    secure: bool = False
+    http_only: bool = True
+    same_site: SameSite | None = None
+    partitioned: bool = False
+
+    def set(self, value: str, *, max_age_seconds: int) -> Header:
+        """Return the `Set-Cookie` header that sets the cookie."""
+        return "set-cookie", self._attributes(f"{self.name}={value}; Max-Age={max_age_seconds}")
+
+    def delete(self) -> Header:
+        """Return the `Set-Cookie` header that deletes the cookie."""
+        epoch = "Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        return "set-cookie", self._attributes(f'{self.name}=""; {epoch}; Max-Age=0')
+
+    def is_set_by(self, set_cookie: str) -> bool:
+        """Tell whether a `Set-Cookie` header sets (or deletes) this cookie."""
+        return set_cookie.partition("=")[0].strip() == self.name
+
+    def _attributes(self, pair: str) -> str:
+        parts = [pair, f"Path={self.path}"]
+        if self.domain:
+            parts.append(f"Domain={self.domain}")
+        if self.secure:
+            parts.append("Secure")
+        if self.http_only:
+            parts.append("HttpOnly")
+        if self.same_site:
+            parts.append(f"SameSite={self.same_site}")
+        if self.partitioned:
+            parts.append("Partitioned")
+        return "; ".join(parts)

@@ -1,0 +1,56 @@
+"""Values and contract of a session: who is signed in, and how that session is found and deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ._drive import MaybeAwaitable
+from .http import Cookie
+
+Claims = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One sign-in of one user at this app, as the framework keeps it.
+
+    Args:
+        id: The server-side session id; `None` where the whole session is in the cookie. A live credential.
+        claims: The ID token claims in the session; `None` while nobody is signed in.
+        contents: What the framework keeps in the session, claims included.
+    """
+
+    id: str | None = field(repr=False)
+    claims: Claims | None = field(repr=False)
+    contents: Mapping[str, Any] = field(repr=False)
+
+
+class SessionReader(Protocol):
+    """How one framework's sessions are read and deleted, through that framework's own code.
+
+    Its methods are all plain functions or all coroutine functions.
+    """
+
+    @property
+    def cookies(self) -> tuple[Cookie, ...]:
+        """The cookies that carry the session, with the attributes that the app sets them with."""
+        ...
+
+    @property
+    def secret(self) -> str | bytes | None:
+        """The framework's own secret, from which `secret=` is derived by default; `None` if unknown."""
+        ...
+
+    def read(self, cookie_header: str) -> MaybeAwaitable[Session | None]:
+        """Return the session that a `Cookie` header leads to, verified by the framework; `None` if none."""
+        ...
+
+    def load(self, session_id: str) -> MaybeAwaitable[Session | None]:
+        """Return a server-side session by its id; `None` if there is none, or sessions are in cookies."""
+        ...
+
+    def delete(self, session_id: str) -> MaybeAwaitable[None]:
+        """Delete a server-side session; no error if it is gone already, or sessions are in cookies."""
+        ...

@@ -1,0 +1,231 @@
+"""What a store keeps: token caches, the session index, ended marks, the journal, seen `jti`s.
+
+`TokenCacheStore` is the interface for your own database: two methods. `SessionIndex` is what the shipped
+stores implement beside it. Each method may be a plain or a coroutine function.
+
+1. Keys are opaque strings. Those of the index are keyed hashes: a store never sees a `sid`, a `sub`, a session id.
+2. All that one call changes is committed as one, before the call returns, or not at all.
+3. The order of changes is the store's own: a sequence that only grows. No clock decides an order.
+4. Expiry is by the clock handed to the store, in seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from .._drive import MaybeAwaitable
+
+__all__ = [
+    "Claim",
+    "Ended",
+    "Ending",
+    "JournalRow",
+    "KeyMark",
+    "Loaded",
+    "Mark",
+    "Marks",
+    "SessionIndex",
+    "SessionRecord",
+    "Store",
+    "TokenCacheStore",
+]
+
+
+class Loaded(NamedTuple):
+    """A token cache as it stands in the store.
+
+    Args:
+        data: The serialized token cache; `None` if there is none.
+        version: Names this state of the row. Equal versions mean that nothing was written in between:
+            a row that was removed, or removed and written again, has a version that it never had before.
+    """
+
+    data: bytes | None
+    version: str
+
+
+class TokenCacheStore(Protocol):
+    """Keeps serialized token caches, each under a cache key."""
+
+    def load(self, key: str) -> MaybeAwaitable[Loaded]:
+        """Return the token cache under a key; one that is absent has `data=None` and a version as well."""
+        ...
+
+    def replace(self, key: str, expected: str, data: bytes | None) -> MaybeAwaitable[bool]:
+        """Write a token cache (`None`: remove it) if its version is still the expected one.
+
+        Returns:
+            Whether it was written. `False`: somebody wrote in between, and nothing was changed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """One handle of one session, in the session index.
+
+    Args:
+        handle: A keyed hash that names the session's content or id.
+        session: Groups the handles of one session.
+        keys: Keyed hashes that the session is found by: (`iss`,`sid`), (`iss`,`sub`), (`oid`,`tid`).
+        issued_at: The ID token's `iat`, by the provider's clock, in seconds since 1970.
+        data: What ending the session needs, sealed.
+        expires_at: When the session's lifetime is over, in seconds since 1970.
+    """
+
+    handle: str
+    session: str
+    keys: tuple[str, ...]
+    issued_at: float
+    data: bytes = field(repr=False)
+    expires_at: float
+
+
+class KeyMark(NamedTuple):
+    """Ends sessions that the index never saw: those found by `key` with an `iat` up to `before`."""
+
+    key: str
+    before: float
+
+
+class Claim(NamedTuple):
+    """A `jti` to be claimed: used once, until it expires (seconds since 1970)."""
+
+    key: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """All that one sign-out writes, in one operation.
+
+    Args:
+        handles: Handles that are dead from now on, known to the index or not.
+        sessions: Sessions that are dead from now on, with all their handles, present and future.
+        keys: Marks for sessions that the index never saw.
+        expires_at: When the marks may be forgotten, in seconds since 1970.
+        work: What is left to do, sealed: the journal's row.
+        lease_seconds: For how long the row belongs to the worker that writes it.
+        claim: The `jti` that must not have been claimed before.
+    """
+
+    handles: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    keys: tuple[KeyMark, ...] = ()
+    expires_at: float = 0.0
+    work: bytes | None = field(default=None, repr=False)
+    lease_seconds: float = 30.0
+    claim: Claim | None = None
+
+
+class Ended(NamedTuple):
+    """What `end` did.
+
+    Args:
+        claimed: `False` if the `jti` had been claimed before; then nothing was changed.
+        row: Names the journal's row, to `finish` it; `None` if there was no work.
+        sequence: The store's sequence number of this change.
+    """
+
+    claimed: bool
+    row: str | None
+    sequence: int
+
+
+class JournalRow(NamedTuple):
+    """Work that a sign-out left, leased to the caller."""
+
+    row: str
+    work: bytes
+
+
+class Mark(NamedTuple):
+    """An ended mark, as the workers hold it.
+
+    Args:
+        kind: What is ended: a `handle` or a `key`.
+        value: The handle or the key.
+        before: For a key, the `iat` up to which sessions are ended.
+        sequence: The store's sequence number of the ending.
+        expires_at: When the mark may be forgotten, in seconds since 1970.
+    """
+
+    kind: Literal["handle", "key"]
+    value: str
+    before: float
+    sequence: int
+    expires_at: float
+
+
+class Marks(NamedTuple):
+    """The marks after a cursor, and the cursor to go on from.
+
+    Args:
+        epoch: Names this life of the store; a new one means that the store may have lost marks.
+        cursor: The sequence number of the last change looked at.
+        marks: In the store's order.
+    """
+
+    epoch: str
+    cursor: int
+    marks: Sequence[Mark]
+
+
+class SessionIndex(Protocol):
+    """Finds sessions, ends them for good, and remembers what is left to do."""
+
+    def add(self, record: SessionRecord, *, sign_in: bool) -> MaybeAwaitable[bool]:
+        """Record a session under its first handle.
+
+        Args:
+            record: The session.
+            sign_in: It was just signed in, so key marks that the store already holds do not end it. Otherwise
+                it is seen for the first time, and a key mark with `before >= issued_at` ends it.
+
+        Returns:
+            Whether the session lives. `False`: it has ended, and nothing was recorded. `True` and no
+            change if the handle is known already.
+        """
+        ...
+
+    def join(self, record: SessionRecord) -> MaybeAwaitable[bool]:
+        """Record one more handle of a session; `False`, and no change, if the session or the handle has ended."""
+        ...
+
+    def get(self, handle: str) -> MaybeAwaitable[SessionRecord | None]:
+        """Return the record of a live handle."""
+        ...
+
+    def find(self, key: str) -> MaybeAwaitable[Sequence[SessionRecord]]:
+        """Return the live records that are found by a key, every handle of every session."""
+        ...
+
+    def end(self, ending: Ending) -> MaybeAwaitable[Ended]:
+        """End sessions: marks, journal and `jti` in one operation; the records of what ended are removed."""
+        ...
+
+    def take(self, *, limit: int, lease_seconds: float) -> MaybeAwaitable[Sequence[JournalRow]]:
+        """Lease open journal rows whose lease has run out, the oldest first, so that no other worker does."""
+        ...
+
+    def finish(self, row: str) -> MaybeAwaitable[None]:
+        """Clear a journal row; no error if it is gone."""
+        ...
+
+    def marks_since(self, cursor: int, *, limit: int) -> MaybeAwaitable[Marks]:
+        """Return unexpired marks after a cursor (0: from the start), at most `limit`, in order."""
+        ...
+
+
+class Store(TokenCacheStore, SessionIndex, Protocol):
+    """Both in one engine, as the shipped stores are."""
+
+    def open_rows(self) -> MaybeAwaitable[int]:
+        """Return how many journal rows are not finished, leased or not."""
+        ...
+
+    def close(self) -> MaybeAwaitable[None]:
+        """Release connections. The store may be used again, and opens them anew."""
+        ...
