@@ -1,0 +1,69 @@
+# Every target sets up what it needs by itself. Taken for granted: Python 3.11 or later, make, a package index.
+#
+#   make test                       what a newcomer runs, at most 5 minutes on two cores
+#   make test PYTHON=python3.12     the same on another Python, in an environment of its own
+#   make demo ARGS=--walk           the demo without a browser
+
+PYTHON ?= python3
+VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+ARGS ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+TYPED := msal_logout_middleware $(wildcard tests/typed_api.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench soak docs mutants build clean
+
+help:
+	@echo "make demo      sign in and out of two small apps, side by side (ARGS=--walk: without a browser)"
+	@echo "make test      all tests, and the coverage of branches"
+	@echo "make check     lint, format, types, documentation"
+	@echo "make bench     measure (ARGS=--quick: briefly)"
+	@echo "make soak      many rounds and long loads"
+	@echo "make docs      build the documentation into site/"
+	@echo "make mutants   take each promise's code out of a copy, and see the tests fail"
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[flask,starlette,testing]' --group dev
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python -m examples.demo $(ARGS)
+
+# `coverage run`, not a pytest plugin: our own pytest plugin is imported before any plugin could measure it.
+test: $(READY)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n auto $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: $(READY) docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(TYPED)
+	$(BIN)/pyright $(TYPED)
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
+docs: $(READY)
+	$(BIN)/mkdocs build --quiet --strict
+
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants $(ARGS)
+
+build: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build
+
+clean:
+	rm -rf .venv .venv-* .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site
