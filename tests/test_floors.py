@@ -1,0 +1,149 @@
+"""The floors of the house: imports go down only, and an extra is imported only where it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import msal_logout_middleware
+
+PACKAGE = "msal_logout_middleware"
+ROOT = Path(msal_logout_middleware.__file__).parent
+
+# From the ground up. A new room gets its place here and its sentence in CONTRIBUTING.md.
+FLOORS: dict[str, set[str]] = {
+    "ground": {"_drive", "errors", "events", "http", "session"},
+    "knowledge": {
+        "accounts",
+        "caches",
+        "grants",
+        "keys",
+        "logout_token",
+        "pages",
+        "provider",
+        "seal",
+        "sessions",
+        "stores",
+        "targets",
+        "token_cache",
+    },
+    "flow": {"configuration", "ending", "logout", "rp_initiated"},
+    "doors": {"", "asgi", "wsgi"},  # "" is the package's root, which only names what is below it
+    "around the house": {"cli", "testing"},
+}
+HEIGHT = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
+
+CORE = {"anyio", "cryptography", "itsdangerous", "msal", "requests"}
+EXTRAS: dict[str, set[str]] = {
+    "sessions.flask": {"flask", "werkzeug"},
+    "sessions.asgi": {"starlette"},
+    "testing": {"cryptography", "jwt", "multipart", "pytest", "starlette", "trustme", "uvicorn"},
+}
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a module below the package: `stores.memory`; the root's is empty."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def absolute_imports(module: str) -> Iterator[str]:
+    """The dotted names that a module imports anywhere in it, functions and `TYPE_CHECKING` included."""
+    path = MODULES[module]
+    package = [PACKAGE, *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, node.module] if node.module else base
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+
+
+def inner_imports(module: str) -> set[str]:
+    """The modules of the package that a module imports."""
+    found = set()
+    for name in absolute_imports(module):
+        if room(name) != PACKAGE:
+            continue
+        inner = name.removeprefix(PACKAGE).removeprefix(".")
+        while inner and inner not in MODULES:  # a name inside a module
+            inner = inner.rpartition(".")[0]
+        found.add(inner)
+    return found - {module}
+
+
+def outer_imports(module: str) -> set[str]:
+    """The packages outside the standard library that a module imports."""
+    return {room(name) for name in absolute_imports(module)} - sys.stdlib_module_names - {PACKAGE}
+
+
+def allowed_extras(module: str) -> set[str]:
+    return {
+        extra
+        for prefix, extras in EXTRAS.items()
+        for extra in extras
+        if f"{module}.".startswith(f"{prefix}.")
+    }
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_room_has_its_floor(module: str) -> None:
+    assert room(module) in HEIGHT, f"give {room(module)} a floor here and a sentence in CONTRIBUTING.md"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_only(module: str) -> None:
+    above = {inner for inner in inner_imports(module) if HEIGHT[room(inner)] > HEIGHT[room(module)]}
+    assert not above, f"{module} imports from a floor above it"
+
+
+def test_rooms_of_one_floor_do_not_import_each_other_in_a_circle() -> None:
+    graph = {module: inner_imports(module) for module in MODULES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
+
+
+def test_doors_and_what_is_around_the_house_do_not_import_each_other() -> None:
+    for floor in ("doors", "around the house"):
+        rooms = FLOORS[floor] - {""}
+        for module in MODULES:
+            if room(module) in rooms:
+                others = {room(inner) for inner in inner_imports(module)} & rooms - {room(module)}
+                assert not others, f"{module} imports its neighbours"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_extra_is_imported_only_by_the_module_that_needs_it(module: str) -> None:
+    foreign = outer_imports(module) - CORE - allowed_extras(module)
+    assert not foreign, f"{module} imports what is neither a dependency of the core nor its own extra"
+
+
+def test_whatever_needs_no_extra_is_imported_without_any() -> None:
+    plain = [f"{PACKAGE}.{module}".removesuffix(".") for module in MODULES if not allowed_extras(module)]
+    extras = sorted(set().union(*EXTRAS.values()) - CORE - {"jwt"})  # PyJWT comes with MSAL
+    program = "\n".join(
+        [
+            "import importlib, sys",
+            f"sys.modules.update(dict.fromkeys({extras!r}))  # None makes an import of it fail",
+            f"for name in {plain!r}: importlib.import_module(name)",
+        ]
+    )
+    imported = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert imported.returncode == 0, imported.stderr

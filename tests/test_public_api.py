@@ -1,0 +1,43 @@
+"""What the package's modules offer: every public name says what it is."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import msal_logout_middleware
+
+ROOT = Path(msal_logout_middleware.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+Public = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def public_names(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Public]]:
+    """The public classes, functions and methods of a module, with their dotted names."""
+    for node in body:
+        if isinstance(node, Public) and not node.name.startswith("_"):
+            yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from public_names(node.body, f"{prefix}{node.name}.")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_module_opens_with_one_sentence_and_its_public_names_have_docstrings(path: Path) -> None:
+    module = ast.parse(path.read_bytes())
+    assert ast.get_docstring(module)
+    bare = [name for name, node in public_names(module.body) if not ast.get_docstring(node)]
+    assert not bare
+
+
+def test_names_of_the_package_root_exist_and_are_sorted() -> None:
+    names = getattr(msal_logout_middleware, "__all__", [])
+    assert names == sorted(names)
+    for name in names:
+        assert getattr(msal_logout_middleware, name).__doc__
+
+
+def test_package_says_that_it_is_typed() -> None:
+    assert (ROOT / "py.typed").is_file()
