@@ -9,10 +9,12 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
+import anyio
 import anyio.from_thread
 import anyio.to_thread
 
@@ -77,6 +79,30 @@ class World(Protocol):
     def call(self, function: Callable[[], T]) -> MaybeAwaitable[T]:
         """Call a function that blocks, such as one that fetches the provider's metadata."""
         ...
+
+
+class BlockingWorld:
+    """The world of a thread that may wait."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a function that blocks."""
+        return function()
+
+
+class LoopWorld:
+    """The world of an event loop."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await anyio.sleep(seconds)
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Call a function that blocks, in a thread."""
+        return await anyio.to_thread.run_sync(function)
 
 
 def is_async(part: object, *methods: str) -> bool:

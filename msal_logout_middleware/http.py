@@ -10,6 +10,8 @@ from urllib.parse import parse_qsl
 Header = tuple[str, str]
 SameSite = Literal["Lax", "Strict", "None"]
 
+MAXIMUM_BODY_BYTES = 64 * 1024  # of a request that is ours
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -1,0 +1,194 @@
+"""To end a session: mark it, delete it, remove its accounts, verify. Every kind of logout comes through here.
+
+1. The mark comes first, with the journal, in one store operation: from then on the session is dead, and what is
+   left to do is known to every worker.
+2. A step that fails is retried within a bound, and does not keep the other steps from being done.
+3. The journal's row is cleared last, and only if every step was verified. Only then is the session ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from ._drive import MaybeAwaitable, World, settle
+from .caches import Removed
+from .configuration import Configuration
+from .events import Channel, LogoutEnded, LogoutFailed, LogoutStarted
+from .session import Claims, Session
+from .stores import Claim, Ended, Ending
+
+logger = logging.getLogger("msal_logout_middleware")
+
+T = TypeVar("T")
+_FIRST_WAIT_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What ending one session needs: enough for any worker to go on with it.
+
+    Args:
+        session_id: The server-side session's id; `None` if the session is in the cookie.
+        handle: The session's handle.
+        claims: The session's claims.
+        row: The journal's row, once there is one.
+    """
+
+    session_id: str | None = field(repr=False)
+    handle: str
+    claims: Claims = field(repr=False)
+    row: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the work as a JSON value, to be sealed."""
+        return {"id": self.session_id, "handle": self.handle, "claims": dict(self.claims), "row": self.row}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Work:
+        """Return the work that `as_json` made the value of."""
+        return cls(value["id"], value["handle"], value["claims"], value["row"])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How far ending a session came.
+
+    Args:
+        work: The work, with its journal row.
+        left: The steps that failed; empty when the session has ended and nothing is left of it.
+        removed: What was removed from token caches.
+    """
+
+    work: Work
+    left: tuple[str, ...]
+    removed: Removed
+
+    @property
+    def complete(self) -> bool:
+        """Whether the session has ended and nothing is left of it."""
+        return not self.left
+
+
+def work_of(config: Configuration, session: Session) -> Work:
+    """Return what ending a session needs."""
+    return Work(session.id, config.handle(session), session.claims or {})
+
+
+async def end_session(
+    config: Configuration,
+    work: Work,
+    session: Session | None,
+    world: World,
+    *,
+    channel: Channel,
+    claim: Claim | None = None,
+    view_follows: bool = False,
+) -> Outcome:
+    """End a session, and remove its accounts.
+
+    Args:
+        config: The configuration.
+        work: The session to end.
+        session: The session's contents, where they are known.
+        world: Where to wait before a retry.
+        channel: How the sign-out started.
+        claim: A token that must be used once; if it was used before, the session has ended before.
+        view_follows: The app's own view is still to be called with the session; `delete_session` and `finish`
+            come after it.
+
+    Returns:
+        What was done, and what is left. Nothing is raised for a part that failed.
+    """
+    await config.tell(LogoutStarted(channel, _short(work)))
+    steps = _Steps(config, world)
+    ended = await steps.do("mark", lambda: _mark(config, work, claim))
+    if ended is not None:
+        work = replace(work, row=ended.row or work.row)
+    if session is None and work.session_id is not None:
+        session = await steps.do("read", lambda: settle(config.session.load(work.session_id or "")))
+        # By now the id may lead to another sign-in, which nobody asked to end.
+        if session is not None and not _is_same_user(session, work):
+            work = replace(work, session_id=None)
+            session = None
+    removed = await steps.do("accounts", lambda: settle(config.caches.remove_accounts(work.claims, session)))
+    if not view_follows:
+        await steps.do("session", lambda: _delete(config, work))
+    outcome = Outcome(work, tuple(steps.left), removed or Removed({}))
+    return outcome if view_follows else await finish(config, outcome, world, channel=channel)
+
+
+async def delete_session(config: Configuration, outcome: Outcome, world: World) -> Outcome:
+    """Delete the session's record, now that the app has been called; also again, where it wrote late."""
+    steps = _Steps(config, world)
+    await steps.do("session", lambda: _delete(config, outcome.work))
+    left = [step for step in outcome.left if step != "session"]
+    return replace(outcome, left=(*left, *steps.left))
+
+
+async def finish(config: Configuration, outcome: Outcome, world: World, *, channel: Channel) -> Outcome:
+    """Clear the journal's row if nothing is left, and tell what happened."""
+    row = outcome.work.row
+    if outcome.complete and row is not None:
+        steps = _Steps(config, world)
+        await steps.do("journal", lambda: settle(config.store.finish(row)))
+        outcome = replace(outcome, left=tuple(steps.left))
+    if outcome.complete:
+        await config.tell(LogoutEnded(channel, _short(outcome.work), dict(outcome.removed.counts)))
+    else:
+        await config.tell(LogoutFailed(channel, _short(outcome.work), outcome.left))
+    return outcome
+
+
+async def _mark(config: Configuration, work: Work, claim: Claim | None) -> Ended:
+    ending = Ending(
+        handles=(work.handle,),
+        expires_at=time.time() + config.session_lifetime_seconds,
+        work=None if work.row else config.seal.seal(work.as_json()),
+        claim=claim,
+    )
+    return await settle(config.store.end(ending))
+
+
+async def _delete(config: Configuration, work: Work) -> None:
+    if work.session_id is None:
+        return
+    await settle(config.session.delete(work.session_id))
+    again = await settle(config.session.load(work.session_id))
+    if again is not None and again.claims is not None:
+        raise RuntimeError("the session is still there after its deletion")
+
+
+def _is_same_user(session: Session, work: Work) -> bool:
+    claims = session.claims or {}
+    return all(claims.get(name) == work.claims.get(name) for name in ("iss", "sub"))
+
+
+class _Steps:
+    """Does steps that can fail: each is retried until the bound that they share is reached."""
+
+    def __init__(self, config: Configuration, world: World) -> None:
+        self.left: list[str] = []
+        self._world = world
+        self._until = time.monotonic() + config.retry_seconds
+
+    async def do(self, name: str, step: Callable[[], MaybeAwaitable[T]]) -> T | None:
+        wait = _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                return await settle(step())
+            except Exception as error:  # any engine's error; what failed is said, retried and counted
+                if time.monotonic() + wait > self._until:
+                    # Not the error's text, which may quote what it was given.
+                    logger.error("logout: %s failed: %s", name, type(error).__name__)  # noqa: TRY400
+                    self.left.append(name)
+                    return None
+            await settle(self._world.sleep(wait))
+            wait *= 2
+
+
+def _short(work: Work) -> str:
+    return work.handle[:12]

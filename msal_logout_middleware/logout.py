@@ -1,0 +1,184 @@
+"""`Logout`: the configuration, and which flow answers a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+from urllib.parse import urlsplit
+
+from . import rp_initiated
+from ._drive import World, is_async
+from .caches import InStore, TokenCaches, home_account_id
+from .configuration import Configuration, OnEvent, OnStoreError
+from .http import Cookie, Request, Response
+from .provider import Provider
+from .rp_initiated import AppView
+from .seal import Seal
+from .session import Claims, SessionReader
+from .stores import Store
+from .targets import checked_target, origin_of
+from .token_cache import StoredTokenCache
+
+__all__ = ["AppView", "Logout"]
+
+CacheKey = Callable[[Claims], str]
+SiteData = Literal["cache", "cookies", "storage", "executionContexts", "*"]
+
+_METHODS = ("GET", "POST")
+_DAY_SECONDS = 24 * 3600.0
+
+
+class Logout:
+    """How users of one app are signed out. One instance serves all requests of a worker.
+
+    `is_async` tells whether a part is asynchronous, so that only the ASGI middleware can drive it; `blocks`,
+    whether a part waits on I/O without an event loop, so that the ASGI middleware needs a thread.
+
+    Args:
+        provider: The app's registration at its OpenID provider.
+        session: How the app's sessions are read and ended.
+        store: Keeps ended marks and the journal, and token caches unless `caches` says otherwise.
+        caches: Where the app keeps its token caches; in `store` by default.
+        cache_key: Maps a session's claims to the key of its token cache in `store`.
+        secret: Keys hashes, `state` and sealed work; of a list the first signs, and all verify. By default the
+            framework's own secret.
+        post_logout_redirect_uri: Where the provider sends the browser back to; registered there, exactly so.
+        landing_page: Where the browser goes if the provider cannot be asked; `post_logout_redirect_uri` by
+            default.
+        return_to: Exact URLs that a request may choose from, by `?return_to=`, to end up at.
+        origin: The app's own origins (`https://app.example.com`); that of `post_logout_redirect_uri` by default.
+        logout_path: The path that signs out, below where the app is mounted.
+        methods: The methods that sign out: `GET`, `POST` or both.
+        app_view: The app has a logout view of its own on `logout_path`, which is called and answers.
+        id_token_hint: Send the cached ID token to the provider, which Azure AD B2C may require.
+        max_url_length: In characters; above it hints are dropped, or posted by a form.
+        delete_cookies: More cookies to delete on logout, such as `remember_token`.
+        clear_site_data: What `Clear-Site-Data` asks the browser to forget.
+        on_store_error: What a sign-out that could not be completed is answered with: a page that says so, or
+            the redirect all the same.
+        retry_seconds: How long one sign-out may retry what fails.
+        session_lifetime_seconds: The longest that a session of the app lives; ended marks are kept for as long.
+        on_event: Is called with every event.
+
+    Raises:
+        ValueError: An argument has a value that cannot work.
+        TypeError: An argument is not of the kind that is needed.
+    """
+
+    def __init__(
+        self,
+        *,
+        provider: Provider,
+        session: SessionReader,
+        store: Store,
+        caches: TokenCaches | None = None,
+        cache_key: CacheKey | None = None,
+        secret: str | bytes | Sequence[str | bytes] | None = None,
+        post_logout_redirect_uri: str,
+        landing_page: str | None = None,
+        return_to: Sequence[str] = (),
+        origin: str | Sequence[str] | None = None,
+        logout_path: str = "/logout",
+        methods: Sequence[str] = _METHODS,
+        app_view: bool = False,
+        id_token_hint: bool = False,
+        max_url_length: int = 2000,
+        delete_cookies: Sequence[Cookie | str] = (),
+        clear_site_data: Sequence[SiteData] = (),
+        on_store_error: OnStoreError = "page",
+        retry_seconds: float = 2.0,
+        session_lifetime_seconds: float = 31 * _DAY_SECONDS,
+        on_event: OnEvent | None = None,
+    ) -> None:
+        _check_parts(provider=provider, session=session, store=store, caches=caches)
+        if isinstance(return_to, str):
+            raise TypeError("return_to must be a list of URLs, not one string")
+        if not methods or not set(methods) <= set(_METHODS):
+            raise ValueError(f"methods={tuple(methods)!r} must be 'GET', 'POST' or both")
+        if not logout_path.startswith("/") or logout_path.startswith("//") or "?" in logout_path:
+            raise ValueError(f"logout_path={logout_path!r} must be a path such as '/logout'")
+        if on_store_error not in ("page", "redirect"):
+            raise ValueError(f"on_store_error={on_store_error!r} must be 'page' or 'redirect'")
+        if caches is not None and cache_key is not None:
+            raise ValueError("cache_key= names token caches in store=; with caches= give it to that instead")
+
+        home = checked_target(post_logout_redirect_uri, name="post_logout_redirect_uri")
+        origins = [origin] if isinstance(origin, str) else origin or [origin_of(home)]
+        self.cache_key: CacheKey = cache_key or home_account_id
+        self.store = store
+        self._config = Configuration(
+            provider=provider,
+            session=session,
+            store=store,
+            caches=caches or InStore(store, cache_key=self.cache_key),
+            seal=Seal(_secrets(secret, session)),
+            logout_path=logout_path,
+            methods=tuple(methods),
+            app_view=app_view,
+            post_logout_redirect_uri=home,
+            landing_page=checked_target(landing_page or home, name="landing_page", relative=True),
+            return_to=tuple(checked_target(url, name="return_to", relative=True) for url in return_to),
+            origins=frozenset(origin_of(checked_target(url, name="origin")) for url in origins),
+            id_token_hint=id_token_hint,
+            max_url_length=max_url_length,
+            delete_cookies=tuple(c if isinstance(c, Cookie) else Cookie(c) for c in delete_cookies),
+            clear_site_data=tuple(clear_site_data),
+            on_store_error=on_store_error,
+            retry_seconds=retry_seconds,
+            session_lifetime_seconds=session_lifetime_seconds,
+            on_event=on_event,
+        )
+        self._return_path = urlsplit(home).path or "/"
+
+        asynchronous = [is_async(store, "load", "end"), is_async(session, "read", "delete")]
+        others = [bool(getattr(caches, "is_async", False)), is_async(self._config, "on_event")]
+        waiting = [getattr(part, "blocking", True) for part in (store, session)]
+        self.is_async = any((*asynchronous, *others))
+        self.blocks = any(w and not a for w, a in zip(waiting, asynchronous, strict=True))
+
+    def takes(self, path: str, mount: str, query: str) -> bool:
+        """Tell whether a request is one that `respond` may answer; all others are the app's.
+
+        Args:
+            path: As the app routes it, percent-decoded.
+            mount: `SCRIPT_NAME`/`root_path`.
+            query: The raw query string.
+        """
+        return path == self._config.logout_path or ("state=" in query and mount + path == self._return_path)
+
+    async def respond(self, request: Request, world: World) -> Response | AppView | None:
+        """Answer a request that `takes` took; `None` if the app is to answer it after all."""
+        if request.path == self._config.logout_path:
+            return await rp_initiated.log_out(self._config, request, world)
+        return await rp_initiated.came_back(self._config, request)
+
+    def token_cache(self, claims: Claims | None = None) -> StoredTokenCache:
+        """Return the token cache of a user in `store`, for MSAL, as a context manager.
+
+        Args:
+            claims: The session's claims; `None` while the user is signing in, since they come with the tokens.
+        """
+        key = None if claims is None else self.cache_key(claims)
+        return StoredTokenCache(self.store, key=key, cache_key=self.cache_key)
+
+
+def _secrets(secret: str | bytes | Sequence[str | bytes] | None, session: SessionReader) -> list[str | bytes]:
+    if secret is None:
+        own = session.secret
+        return [own] if own else []
+    return [secret] if isinstance(secret, (str, bytes)) else list(secret)
+
+
+def _check_parts(*, provider: object, session: object, store: object, caches: object) -> None:
+    if not isinstance(provider, Provider):
+        raise TypeError("provider must be a Provider, such as Provider.entra(tenant, client_id)")
+    _check_methods("session", session, ("read", "load", "delete"), "FlaskSession(app)")
+    _check_methods("store", store, ("load", "replace", "end", "finish"), 'SQLiteStore("logout.db")')
+    if caches is not None:
+        _check_methods("caches", caches, ("remove_accounts",), 'InSession("_token_cache")')
+
+
+def _check_methods(name: str, part: object, methods: tuple[str, ...], example: str) -> None:
+    missing = [method for method in methods if not callable(getattr(part, method, None))]
+    if missing or isinstance(part, type):
+        raise TypeError(f"{name} must be an object such as {example}; {part!r} is not one")

@@ -1,0 +1,298 @@
+"""RP-initiated logout: the sign-out that starts in this app (OpenID Connect RP-Initiated Logout 1.0).
+
+1. The session ends here first; then the browser is redirected. Nothing depends on its coming back.
+2. A request that another site may have caused ends nothing: it gets a page that asks.
+3. Where the browser goes is configured. A request's values select a target by equality, or do nothing.
+4. What could not be completed is said.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from . import pages
+from ._drive import World, settle
+from .configuration import Configuration
+from .ending import Outcome, Work, delete_session, end_session, finish, work_of
+from .events import LogoutFailed, LogoutRefused
+from .http import Cookie, Header, Request, Response
+from .provider import end_session_url
+from .session import Session
+from .stores import Claim
+from .targets import chosen_target
+
+logger = logging.getLogger("msal_logout_middleware")
+
+CONFIRM_SECONDS = 600
+STATE_SECONDS = 3600
+RETRY_SECONDS = 3600
+
+_LOCALES = re.compile(r"[A-Za-z0-9-]{1,35}( [A-Za-z0-9-]{1,35}){0,9}")
+
+
+class AppView:
+    """The app's own logout view is called with the cookie intact; then the session goes.
+
+    Args:
+        config: The configuration.
+        request: The request that the app is to see.
+        outcome: What was done before the call; `None` if nobody was signed in.
+    """
+
+    def __init__(self, config: Configuration, request: Request, outcome: Outcome | None) -> None:
+        self.request = request
+        self._config = config
+        self._outcome = outcome
+        self._finished = outcome is None
+
+    async def headers(self, headers: Sequence[Header], world: World) -> Sequence[Header] | Response:
+        """Look again, now that the app's headers are ready: delete the session, strip its cookie.
+
+        Returns:
+            The headers to send, or the answer to send in the app's place, because something is left to do.
+        """
+        if self._outcome is not None:
+            outcome = await delete_session(self._config, self._outcome, world)
+            outcome = await finish(self._config, outcome, world, channel="rp-initiated")
+            self._finished = True
+            if not outcome.complete and self._config.on_store_error == "page":
+                return _failure(self._config, self.request, outcome.work, self._config.landing_page)
+        kept = [(name, value) for name, value in headers if not self._sets_session(name, value)]
+        return [*kept, *self._config.deletion_headers()]
+
+    async def returned(self, world: World) -> None:
+        """Look once more, now that the app has returned: streams and background tasks save late."""
+        if self._outcome is None:
+            return
+        outcome = await delete_session(self._config, self._outcome, world)
+        if not self._finished or "session" in outcome.left:
+            await finish(self._config, outcome, world, channel="rp-initiated")
+
+    def _sets_session(self, name: str, value: str) -> bool:
+        return name.lower() == "set-cookie" and any(
+            cookie.is_set_by(value) for cookie in self._config.session.cookies
+        )
+
+
+async def log_out(config: Configuration, request: Request, world: World) -> Response | AppView:
+    """Answer a request on the logout path."""
+    if request.method not in config.methods:
+        allow = ("allow", ", ".join((*config.methods, "OPTIONS")))
+        if request.method == "OPTIONS":
+            return Response(204, (allow, *pages.NO_STORE))
+        text = "" if request.method == "HEAD" else "To sign out, use GET or POST."
+        return pages.plain(405, text).with_headers(allow)
+    if _is_prefetch(request):
+        return Response(204, pages.NO_STORE)
+    if (retry := _retry(config, request)) is not None:
+        return await _try_again(config, request, world, retry)
+
+    try:
+        session = await settle(config.session.read(request.cookie_header))
+    except Exception:  # any session engine's error: we cannot tell who this is
+        return await _unreadable(config, request)
+
+    confirmed = _confirmed(config, request, session)
+    if confirmed is None and not _is_own(config, request):
+        await config.tell(LogoutRefused("rp-initiated", "not from this app; asking for confirmation"))
+        return _ask(config, request, session)
+
+    if config.app_view:
+        outcome = None
+        if session is not None and session.claims is not None:
+            work = work_of(config, session)
+            outcome = await end_session(
+                config, work, session, world, channel="rp-initiated", claim=confirmed, view_follows=True
+            )
+        # The page that asked posts a form of ours; the app gets the request that it would have had without it.
+        method = "GET" if "GET" in config.methods else config.methods[0]
+        seen = request if confirmed is None else replace(request, method=method, body=b"")
+        return AppView(config, seen, outcome)
+
+    if session is None or session.claims is None:
+        return await _redirect(config, request, world, {}, None)
+    outcome = await end_session(
+        config, work_of(config, session), session, world, channel="rp-initiated", claim=confirmed
+    )
+    return await _answer(config, request, world, outcome)
+
+
+async def came_back(config: Configuration, request: Request) -> Response | None:
+    """Answer the provider's redirect back to us, where it is ours (RP-Initiated Logout 1.0, 3).
+
+    Returns:
+        A redirect to where the sign-out was to end; `None` if the app is to answer. A `state` that is missing or
+        not the browser's own does nothing.
+    """
+    state = request.query_value("state")
+    cookie = _state_cookie(config)
+    values = request.cookies(cookie.name)
+    if state is None or not values:
+        return None
+    for value in values:
+        known = config.seal.verify("state", value, max_age_seconds=STATE_SECONDS)
+        if isinstance(known, list) and secrets.compare_digest(str(known[0]).encode(), state.encode()):
+            target = chosen_target(known[1], config.return_to) or config.post_logout_redirect_uri
+            return pages.redirect(target, cookie.delete())
+    await config.tell(LogoutRefused("rp-initiated", "returned with a state that is not this browser's"))
+    return None
+
+
+def _retry(config: Configuration, request: Request) -> dict[str, Any] | None:
+    """Return what a page of ours sealed for another try; it names one session, and only its user had the page."""
+    sealed = (request.form_value("retry") or "").encode()
+    known = config.seal.open(sealed, max_age_seconds=RETRY_SECONDS)
+    return known if isinstance(known, dict) else None
+
+
+async def _try_again(
+    config: Configuration, request: Request, world: World, known: dict[str, Any]
+) -> Response:
+    if "cookie" not in known:
+        outcome = await end_session(config, Work.from_json(known), None, world, channel="rp-initiated")
+        return await _answer(config, request, world, outcome)
+    try:
+        session = await settle(config.session.read(known["cookie"]))
+    except Exception:  # still away
+        return await _unreadable(config, request, cookie_header=known["cookie"])
+    if session is None or session.claims is None:
+        return await _redirect(config, request, world, {}, None)
+    outcome = await end_session(config, work_of(config, session), session, world, channel="rp-initiated")
+    return await _answer(config, request, world, outcome)
+
+
+async def _answer(config: Configuration, request: Request, world: World, outcome: Outcome) -> Response:
+    claims = outcome.work.claims
+    response = await _redirect(config, request, world, claims, outcome.removed.id_token)
+    if outcome.complete or config.on_store_error == "redirect":
+        return response
+    onward = dict(response.headers).get("location") or config.landing_page
+    return _failure(config, request, outcome.work, onward)
+
+
+async def _redirect(
+    config: Configuration, request: Request, world: World, claims: Any, id_token: str | None
+) -> Response:
+    """Forward the browser to the provider; to the landing page, if the provider cannot be asked."""
+    headers = (*config.deletion_headers(), *_clear_site_data(config))
+    endpoint = await config.provider.end_session_endpoint(claims, world)
+    if endpoint is None:
+        return pages.redirect(config.landing_page, *headers)
+    state = secrets.token_urlsafe(16)
+    login_hint = claims.get("login_hint")
+    locales = request.query_value("ui_locales") or ""
+    parameters = {
+        "client_id": config.provider.client_id,
+        "post_logout_redirect_uri": config.post_logout_redirect_uri,
+        "logout_hint": login_hint if isinstance(login_hint, str) else None,
+        "id_token_hint": id_token if config.id_token_hint else None,
+        "state": state,
+        "ui_locales": locales if _LOCALES.fullmatch(locales) else None,
+    }
+    return_to = chosen_target(request.query_value("return_to"), config.return_to)
+    signed = config.seal.sign("state", [state, return_to])
+    headers = (*headers, _state_cookie(config).set(signed, max_age_seconds=STATE_SECONDS))
+
+    url = end_session_url(endpoint, parameters)
+    if len(url) > config.max_url_length and parameters["logout_hint"]:
+        url = end_session_url(endpoint, parameters | {"id_token_hint": None})
+    if len(url) > config.max_url_length:
+        fields = {name: value for name, value in parameters.items() if value is not None}
+        return pages.self_submitting(endpoint, fields).with_headers(*headers)
+    return pages.redirect(url, *headers)
+
+
+def _failure(config: Configuration, request: Request, work: Work, onward: str) -> Response:
+    token = config.seal.seal(work.as_json()).decode()
+    page = pages.failure(_own_url(config, request), token=token, onward=onward)
+    return page.with_headers(*config.deletion_headers())
+
+
+async def _unreadable(config: Configuration, request: Request, cookie_header: str | None = None) -> Response:
+    logger.exception("logout: the session could not be read")
+    await config.tell(LogoutFailed("rp-initiated", "unknown", ("read",)))
+    names = {cookie.name for cookie in config.session.cookies}
+    if cookie_header is None:
+        cookie_header = "; ".join(f"{n}={v}" for n in names for v in request.cookies(n))
+    token = config.seal.seal({"cookie": cookie_header}).decode()
+    page = pages.failure(_own_url(config, request), token=token, onward=config.landing_page)
+    return page.with_headers(*config.deletion_headers())
+
+
+def _ask(config: Configuration, request: Request, session: Session | None) -> Response:
+    nonce = secrets.token_urlsafe(16)
+    token = config.seal.sign("confirm", [nonce, _bound_to(config, session)])
+    cookie = _confirm_cookie(config).set(nonce, max_age_seconds=CONFIRM_SECONDS)
+    return pages.confirmation(_own_url(config, request), token=token).with_headers(cookie)
+
+
+def _confirmed(config: Configuration, request: Request, session: Session | None) -> Claim | None:
+    """Return the claim of a confirmation that this browser was asked for, for this session.
+
+    An attacker's own token does not do: it must match a cookie that only our answer sets, and that no other site's
+    request carries (`SameSite=Strict`), and the session that it was made for.
+    """
+    token = request.form_value("confirm")
+    known = config.seal.verify("confirm", token, max_age_seconds=CONFIRM_SECONDS)
+    if not isinstance(known, list) or known[1] != _bound_to(config, session):
+        return None
+    nonce = str(known[0])
+    if not any(
+        secrets.compare_digest(value.encode(), nonce.encode())
+        for value in request.cookies(_confirm_cookie(config).name)
+    ):
+        return None
+    return Claim(config.seal.hash("confirm", nonce), time.time() + CONFIRM_SECONDS)
+
+
+def _bound_to(config: Configuration, session: Session | None) -> str:
+    return "" if session is None else config.handle(session)
+
+
+def _is_own(config: Configuration, request: Request) -> bool:
+    """Tell whether this app, or the person at the address bar, made the request (Fetch Metadata)."""
+    sites = [value for name, value in request.headers if name == "sec-fetch-site"]
+    if sites:
+        return len(sites) == 1 and sites[0] in ("same-origin", "none")
+    origin = request.header("origin")
+    if origin is None and (referer := request.header("referer")):
+        parts = urlsplit(referer)
+        origin = f"{parts.scheme}://{parts.netloc}"
+    return origin is not None and origin.lower() in config.origins
+
+
+def _is_prefetch(request: Request) -> bool:
+    """Tell whether a browser asks ahead of a click; nobody wants to sign out yet."""
+    return any("prefetch" in (request.header(name) or "") for name in ("sec-purpose", "purpose", "x-moz"))
+
+
+def _own_url(config: Configuration, request: Request) -> str:
+    kept = {name: request.query_value(name) for name in ("return_to", "ui_locales")}
+    query = urlencode({name: value for name, value in kept.items() if value is not None})
+    return request.mount + config.logout_path + (f"?{query}" if query else "")
+
+
+def _state_cookie(config: Configuration) -> Cookie:
+    return _own_cookie(config, "msal_logout_state", "Lax")
+
+
+def _confirm_cookie(config: Configuration) -> Cookie:
+    return _own_cookie(config, "msal_logout_confirm", "Strict")
+
+
+def _own_cookie(config: Configuration, name: str, same_site: Any) -> Cookie:
+    secure = config.post_logout_redirect_uri.startswith("https:")
+    return Cookie(f"__Host-{name}" if secure else name, secure=secure, same_site=same_site)
+
+
+def _clear_site_data(config: Configuration) -> tuple[Header, ...]:
+    if not config.clear_site_data:
+        return ()
+    return (("clear-site-data", ", ".join(f'"{kind}"' for kind in config.clear_site_data)),)

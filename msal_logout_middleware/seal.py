@@ -1,0 +1,95 @@
+"""What `secret=` does: keyed hashes, sealed bytes, signed tokens. The first secret writes, all of them read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from itsdangerous import BadData, URLSafeTimedSerializer
+
+_MINIMUM_BYTES = 16
+
+
+class Seal:
+    """Keys derived from the configured secrets, one for each purpose.
+
+    Args:
+        secrets: The first signs, seals and hashes; all verify and open.
+
+    Raises:
+        ValueError: There is no secret, or one is too short to be one.
+    """
+
+    def __init__(self, secrets: Sequence[str | bytes]) -> None:
+        self._secrets = [s.encode() if isinstance(s, str) else s for s in secrets]
+        if not self._secrets:
+            raise ValueError(
+                "secret= is missing and the session has none of its own to derive it from; give "
+                "secret=[...], at least 16 bytes that stay the same across restarts and workers, for "
+                'example the output of: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+            )
+        if any(len(secret) < _MINIMUM_BYTES for secret in self._secrets):
+            raise ValueError(f"each secret= must have at least {_MINIMUM_BYTES} bytes")
+
+    def hash(self, purpose: str, *parts: Any) -> str:
+        """Return the keyed hash of JSON values, by the first secret."""
+        return _mac(self._hash_keys[0], purpose, parts)
+
+    def hashes(self, purpose: str, *parts: Any) -> tuple[str, ...]:
+        """Return the keyed hashes of JSON values by every secret, so that a rotation loses nothing."""
+        return tuple(_mac(key, purpose, parts) for key in self._hash_keys)
+
+    def seal(self, value: Any) -> bytes:
+        """Encrypt a JSON value."""
+        return self._fernet.encrypt(json.dumps(value).encode())
+
+    def open(self, sealed: bytes, *, max_age_seconds: int | None = None) -> Any | None:
+        """Return a sealed value; `None` if it is not one of ours, or too old."""
+        try:
+            return json.loads(self._fernet.decrypt(sealed, ttl=max_age_seconds))
+        except InvalidToken:
+            return None
+
+    def sign(self, purpose: str, value: Any) -> str:
+        """Return a signed token that carries a JSON value in clear, for URLs, cookies and forms."""
+        return self._serializer(purpose).dumps(value)
+
+    def verify(self, purpose: str, token: str | None, *, max_age_seconds: int) -> Any | None:
+        """Return what a signed token carries; `None` if it is absent, forged, for another purpose, or too old."""
+        try:
+            return self._serializer(purpose).loads(token or "", max_age=max_age_seconds)
+        except BadData:
+            return None
+
+    @cached_property
+    def _hash_keys(self) -> tuple[bytes, ...]:
+        return tuple(_derive(secret, "hash") for secret in self._secrets)
+
+    @cached_property
+    def _fernet(self) -> MultiFernet:
+        return MultiFernet(
+            [Fernet(base64.urlsafe_b64encode(_derive(secret, "seal"))) for secret in self._secrets]
+        )
+
+    def _serializer(self, purpose: str) -> URLSafeTimedSerializer:
+        # itsdangerous signs with the last key of its list, and verifies with all.
+        keys = [_derive(secret, "sign") for secret in reversed(self._secrets)]
+        return URLSafeTimedSerializer(
+            keys, salt=f"msal-logout-middleware/{purpose}", signer_kwargs={"digest_method": hashlib.sha256}
+        )
+
+
+def _derive(secret: bytes, use: str) -> bytes:
+    return hmac.digest(secret, f"msal-logout-middleware/{use}".encode(), "sha256")
+
+
+def _mac(key: bytes, purpose: str, parts: tuple[Any, ...]) -> str:
+    # JSON separates the parts, so that ("ab", "c") and ("a", "bc") differ.
+    text = json.dumps([purpose, *parts], sort_keys=True, separators=(",", ":"), default=str)
+    return hmac.digest(key, text.encode(), "sha256").hex()
