@@ -10,6 +10,8 @@ import ipaddress
 from collections.abc import Collection
 from urllib.parse import unquote, urlsplit
 
+_DEFAULT_PORTS = {"https": ":443", "http": ":80"}
+
 
 def checked_target(url: str, *, name: str, relative: bool = False) -> str:
     """Return a configured URL, checked.
@@ -46,7 +48,8 @@ def chosen_target(value: str | None, allowed: Collection[str]) -> str | None:
 def origin_of(url: str) -> str:
     """Return the origin of an absolute URL, as browsers write it in `Origin` (RFC 6454, 6.2)."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}".lower()
+    default = _DEFAULT_PORTS.get(parts.scheme, "")
+    return f"{parts.scheme}://{parts.netloc.removesuffix(default)}".lower()
 
 
 def is_loopback(host: str | None) -> bool:

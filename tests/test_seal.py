@@ -1,0 +1,88 @@
+"""What `secret=` does."""
+
+import pytest
+from itsdangerous import TimestampSigner
+
+from msal_logout_middleware.seal import Seal
+
+OLD, NEW = "o" * 32, "n" * 32
+
+
+def test_hash_depends_on_the_secret_the_purpose_and_every_part():
+    seal = Seal([NEW])
+    hashes = {
+        seal.hash("sid", "iss", "a"),
+        seal.hash("sub", "iss", "a"),
+        seal.hash("sid", "issa", ""),
+        seal.hash("sid", "iss", "b"),
+        Seal([OLD]).hash("sid", "iss", "a"),
+    }
+    assert len(hashes) == 5
+    assert seal.hash("sid", "iss", "a") == Seal([NEW, OLD]).hash("sid", "iss", "a")
+
+
+def test_hash_does_not_depend_on_the_order_of_claims():
+    seal = Seal([NEW])
+    assert seal.hash("claims", {"iss": 1, "sub": 2}) == seal.hash("claims", {"sub": 2, "iss": 1})
+
+
+def test_hashes_find_what_was_written_under_a_former_secret():
+    assert Seal([OLD]).hash("sid", "x") in Seal([NEW, OLD]).hashes("sid", "x")
+
+
+def test_sealed_value_opens_and_shows_nothing():
+    sealed = Seal([NEW]).seal({"id": "live-credential"})
+    assert b"live-credential" not in sealed
+    assert Seal([NEW]).open(sealed) == {"id": "live-credential"}
+
+
+def test_value_sealed_under_a_former_secret_opens_and_under_another_does_not():
+    sealed = Seal([OLD]).seal("x")
+    assert Seal([NEW, OLD]).open(sealed) == "x"
+    assert Seal([NEW]).open(sealed) is None
+
+
+@pytest.mark.parametrize("sealed", [b"", b"garbage", "ünïcode".encode(), b"\x00" * 100])
+def test_garbage_does_not_open(sealed):
+    assert Seal([NEW]).open(sealed) is None
+
+
+def test_sealed_value_grows_too_old(monkeypatch):
+    seal = Seal([NEW])
+    sealed = seal.seal("x")
+    monkeypatch.setattr("time.time", lambda: 4_000_000_000.0)
+    assert seal.open(sealed, max_age_seconds=60) is None
+    assert seal.open(sealed) == "x"
+
+
+def test_token_verifies_for_its_purpose_only():
+    seal = Seal([NEW])
+    token = seal.sign("state", ["abc", None])
+    assert seal.verify("state", token, max_age_seconds=60) == ["abc", None]
+    assert seal.verify("confirm", token, max_age_seconds=60) is None
+    assert seal.verify("state", token + "x", max_age_seconds=60) is None
+    assert seal.verify("state", None, max_age_seconds=60) is None
+
+
+def test_token_signed_under_a_former_secret_verifies_and_the_first_secret_signs():
+    token = Seal([OLD]).sign("state", 1)
+    both = Seal([NEW, OLD])
+    assert both.verify("state", token, max_age_seconds=60) == 1
+    assert Seal([NEW]).verify("state", both.sign("state", 2), max_age_seconds=60) == 2
+
+
+def test_token_grows_too_old(monkeypatch):
+    seal = Seal([NEW])
+    token = seal.sign("state", 1)
+    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda self: 4_000_000_000)
+    assert seal.verify("state", token, max_age_seconds=60) is None
+
+
+def test_no_secret_is_a_mistake_that_says_what_to_give():
+    with pytest.raises(ValueError, match="give secret="):
+        Seal([])
+
+
+def test_short_secret_is_a_mistake():
+    with pytest.raises(ValueError, match="16 bytes"):
+        Seal(["short"])
