@@ -1,0 +1,146 @@
+"""Flask's sessions: its own signed cookies, and those of every Flask-Session engine."""
+
+from __future__ import annotations
+
+import os
+from copy import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from flask.sessions import SecureCookieSessionInterface
+from itsdangerous import BadData
+from werkzeug.http import dump_cookie
+
+from ..errors import StoreError
+from ..http import Cookie, SameSite
+from ..session import Session
+from .presets import ClaimsAt, claims_finder
+
+if TYPE_CHECKING:
+    from flask import Flask, Request
+    from flask.sessions import SessionInterface
+
+
+class FlaskSession:
+    """Reads and deletes the sessions of a Flask app through its `session_interface`.
+
+    A session is server-side if the interface gives it a `sid`, as Flask-Session does. The app's configuration and
+    interface are looked up at every call. Each call has an app context of its own, because SQL engines need one,
+    and so runs the app's `teardown_appcontext` functions; no request context, and no hook of a request.
+
+    Args:
+        app: The Flask app.
+        claims: Where the ID token claims are: a key, a callable, or `None` for the known places.
+
+    Raises:
+        TypeError: `claims` is none of these.
+    """
+
+    def __init__(self, app: Flask, *, claims: ClaimsAt = None) -> None:
+        self._app = app
+        self._find_claims = claims_finder(claims)
+
+    @property
+    def cookies(self) -> tuple[Cookie, ...]:
+        """The session cookie as the app's configuration has it now."""
+        app, interface = self._app, self._app.session_interface
+        same_site = interface.get_cookie_samesite(app)
+        # Flask 3.0 does not know the attribute.
+        partitioned = hasattr(interface, "get_cookie_partitioned") and interface.get_cookie_partitioned(app)
+        cookie = Cookie(
+            name=interface.get_cookie_name(app),
+            path=interface.get_cookie_path(app),
+            domain=interface.get_cookie_domain(app) or None,
+            secure=bool(interface.get_cookie_secure(app) or partitioned),  # as Werkzeug does
+            http_only=interface.get_cookie_httponly(app),
+            same_site=cast("SameSite", same_site.title()) if same_site else None,
+            partitioned=bool(partitioned),
+        )
+        if cookie.partitioned and not isinstance(interface, SecureCookieSessionInterface):
+            # Flask-Session 0.8 ignores the setting. Browsers keep partitioned cookies apart, so delete both.
+            secure = bool(interface.get_cookie_secure(app))
+            return replace(cookie, partitioned=False, secure=secure), cookie
+        return (cookie,)
+
+    @property
+    def secret(self) -> str | bytes | None:
+        """The app's `SECRET_KEY`."""
+        return self._app.secret_key or None
+
+    def read(self, cookie_header: str) -> Session | None:
+        """Return the session that a `Cookie` header leads to; of a repeated cookie Flask takes the first.
+
+        Raises:
+            Exception: What the engine raises when it cannot be asked; `StoreError` where it would keep silent.
+        """
+        return self._open(self._app.session_interface, cookie_header)
+
+    def load(self, session_id: str) -> Session | None:
+        """Return a server-side session by its id.
+
+        Raises:
+            Exception: As `read`.
+        """
+        interface = self._app.session_interface
+        if getattr(interface, "use_signer", False):  # SESSION_USE_SIGNER: only cookies carry the signature
+            interface = copy(interface)
+            cast("Any", interface).use_signer = False
+        name = interface.get_cookie_name(self._app)
+        session = self._open(interface, dump_cookie(name, session_id, path=None, max_size=0))
+        return session if session and session.id == session_id else None
+
+    def delete(self, session_id: str) -> None:
+        """Delete a server-side session, and look whether it is gone.
+
+        Raises:
+            StoreError: The engine still has the session, or cannot be reached.
+            Exception: As `read`.
+        """
+        interface = self._app.session_interface
+        _require_directory(interface)
+        with self._app.app_context():
+            session: Any = interface.open_session(self._app, self._request(""))  # new, and in no storage
+            if not hasattr(session, "sid"):
+                return
+            session.sid = session_id
+            session.clear()  # modified and empty: that is what makes the interface delete the record
+            interface.save_session(self._app, session, self._app.response_class())
+        if self.load(session_id) is not None:
+            raise StoreError("the session engine still has a session that was deleted")
+
+    def _open(self, interface: SessionInterface, cookie_header: str) -> Session | None:
+        request = self._request(cookie_header)
+        cookie = request.cookies.get(interface.get_cookie_name(self._app))
+        if not cookie:
+            return None
+        _require_directory(interface)
+        with self._app.app_context():
+            try:
+                opened = interface.open_session(self._app, request)
+            except (BadData, ValueError):  # authentic, but not decodable: the app cannot use it either
+                return None
+        if opened is None:  # no SECRET_KEY
+            return None
+        contents = dict(opened)
+        session_id: str | None = getattr(opened, "sid", None)
+        if session_id is None and not contents:
+            return None
+        # For a cookie that leads nowhere Flask-Session starts a new session, under a new random id.
+        if session_id is not None and cookie != session_id and not cookie.startswith(f"{session_id}."):
+            return None
+        return Session(id=session_id, claims=self._find_claims(contents), contents=contents)
+
+    def _request(self, cookie_header: str) -> Request:
+        # A header's characters are Latin-1 (PEP 3333); what is not cannot be part of a session cookie.
+        header = cookie_header.encode("latin-1", "replace").decode("latin-1")
+        return self._app.request_class({"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_COOKIE": header})
+
+
+def _require_directory(interface: SessionInterface) -> None:
+    """Raise `StoreError` where cachelib's `FileSystemCache` would find no session in a directory out of reach.
+
+    It catches every `OSError` and answers "no such entry", after up to 10 s of trying.
+    """
+    directory = getattr(getattr(interface, "cache", None), "_path", None)  # nothing public tells it
+    if directory is not None and not os.access(os.path.join(directory, ""), os.X_OK):  # noqa: PTH118 - the slash
+        raise StoreError("the directory of the session files cannot be reached")

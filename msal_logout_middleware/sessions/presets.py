@@ -1,0 +1,80 @@
+"""Where the ID token claims stand in a session: the places that are known, a key, or a callable."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Final, TypeAlias
+
+from ..session import Claims
+
+Contents: TypeAlias = Mapping[str, Any]
+ClaimsAt: TypeAlias = str | Callable[[Contents], Claims | None] | None
+
+KNOWN_PLACES: Final = (
+    "_logged_in_user",  # identity
+    "user",  # Microsoft's samples
+    "id_token_claims",  # apps that keep what MSAL calls it
+)
+
+_logger = logging.getLogger(__name__)
+
+
+def claims_finder(at: ClaimsAt) -> Callable[[Contents], Claims | None]:
+    """Return the function that finds the claims in a session's contents.
+
+    What stands at a place counts as claims only if it is a mapping with `iss` and `sub`, both non-empty strings:
+    nothing else names a user (OpenID Connect Core 1.0, 5.7). Anything else there is logged once, as an error.
+
+    Args:
+        at: A key of the session; or a callable that takes the contents and returns the claims, or `None` where
+            nobody is signed in. `None`: the known places, in their order.
+
+    Raises:
+        TypeError: `at` is none of these.
+    """
+    if at is None:
+        return lambda contents: _look(contents, KNOWN_PLACES)
+    if isinstance(at, str):
+        return lambda contents: _look(contents, (at,))
+    if callable(at):
+        return lambda contents: _ask(at, contents)
+    raise TypeError(f"claims= is a key of the session, a callable or None, not {type(at).__name__}")
+
+
+def _look(contents: Contents, places: tuple[str, ...]) -> Claims | None:
+    found = {place: contents[place] for place in places if contents.get(place)}
+    for value in found.values():
+        if _are_claims(value):
+            return value  # type: ignore[no-any-return]
+    for place in found:
+        _tell_once(f"at {place!r}")
+    return None
+
+
+def _ask(find: Callable[[Contents], Claims | None], contents: Contents) -> Claims | None:
+    try:
+        claims = find(contents)
+    except Exception as error:
+        error.add_note("raised by the callable given as claims=; where nobody is signed in it returns None")
+        raise
+    if not claims or _are_claims(claims):
+        return claims or None
+    _tell_once("by the callable given as claims=")
+    return None
+
+
+def _are_claims(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return all(isinstance(value.get(name), str) and value[name] for name in ("iss", "sub"))
+
+
+@cache
+def _tell_once(where: str) -> None:
+    _logger.error(
+        "What is found %s in the session are not ID token claims: `iss` or `sub` is missing. Nobody counts as "
+        "signed in there, so no token is removed. Say with claims= where the ID token claims are.",
+        where,
+    )
