@@ -1,0 +1,29 @@
+"""The order of the documentation's pages, as a hook of MkDocs; a page that has no place here comes last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+ORDER = [
+    "index.md",
+    "concepts.md",
+    "rp_initiated.md",
+    "configuration.md",
+    "sessions.md",
+    "stores.md",
+    "token_cache.md",
+    "accounts.md",
+    "testing.md",
+    "troubleshooting.md",
+    "security.md",
+    "contributing.md",
+]
+
+
+def on_config(config: Any) -> Any:
+    """List the pages that there are."""
+    folder = Path(config.docs_dir)
+    pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.md"))
+    config.nav = sorted(pages, key=lambda page: ORDER.index(page) if page in ORDER else len(ORDER))
+    return config
