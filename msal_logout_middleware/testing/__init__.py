@@ -1,0 +1,50 @@
+"""An OpenID provider for tests that real, unmodified MSAL signs in against, and a browser to do it with.
+
+    with EmbeddedProvider(browser_host="idp.localhost") as provider, provider.trusted():
+        alice = provider.add_user("alice@contoso.example")
+        client = provider.entra.register(
+            redirect_uris=["http://localhost:5000/redirect"],
+            post_logout_redirect_uris=["http://localhost:5000/"],
+            frontchannel_logout_uri="http://localhost:5000/front",
+            optional_claims=["sid", "login_hint"],
+        )
+        app = msal.ConfidentialClientApplication(
+            client.client_id, client_credential=client.client_secret,
+            authority=provider.entra.authority, instance_discovery=False, verify=provider.ca_file)
+
+        browser = provider.browser()
+        page = browser.sign_in("http://localhost:5000/login", alice)   # redirects, forms, form_post
+        page = browser.click("Sign out")                               # iframes, and back to the app
+
+        provider.alive_refresh_tokens(alice); provider.requests; provider.sessions(alice)
+
+The other two flavours: `authority=provider.b2c.authority("B2C_1_signin")` and
+`oidc_authority=provider.generic.oidc_authority`. With pytest, take the fixtures `provider` and `browser`.
+Faults: `slow`, `fail`, `hold`, `gone`, `back`. Stand-alone: `python -m msal_logout_middleware.testing`.
+"""
+
+from __future__ import annotations
+
+from .browser import Browser, Form, Link, Page
+from .faults import Hold
+from .flavours import B2C, Entra, Flavour, Generic
+from .provider import EmbeddedProvider
+from .records import BackchannelCall, Client, ProviderSession, RecordedRequest, User
+
+__all__ = [
+    "B2C",
+    "BackchannelCall",
+    "Browser",
+    "Client",
+    "EmbeddedProvider",
+    "Entra",
+    "Flavour",
+    "Form",
+    "Generic",
+    "Hold",
+    "Link",
+    "Page",
+    "ProviderSession",
+    "RecordedRequest",
+    "User",
+]

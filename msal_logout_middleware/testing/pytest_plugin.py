@@ -1,0 +1,38 @@
+"""Fixtures for test suites: `provider`, and the `browser` that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .browser import Browser
+    from .provider import EmbeddedProvider
+
+
+@pytest.fixture(scope="session")
+def embedded_provider() -> Iterator[EmbeddedProvider]:
+    """The one provider of a test run; ask for `provider`, which is it without anything of earlier tests."""
+    from .provider import EmbeddedProvider  # noqa: PLC0415 - suites that do not use it do not pay for it
+
+    with EmbeddedProvider(browser_host="idp.localhost") as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(embedded_provider: EmbeddedProvider) -> Iterator[EmbeddedProvider]:
+    """A running provider with no users and no clients yet, whose certificate `requests` and MSAL trust."""
+    embedded_provider.back()
+    embedded_provider.reset()
+    with embedded_provider.trusted():
+        yield embedded_provider
+    embedded_provider.back()
+
+
+@pytest.fixture
+def browser(provider: EmbeddedProvider) -> Iterator[Browser]:
+    """A scripted browser that blocks third-party cookies."""
+    with provider.browser() as browser:
+        yield browser

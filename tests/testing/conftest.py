@@ -1,0 +1,21 @@
+"""Apps on loopback for the tests of the embedded provider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .apps import App, serving
+
+
+@pytest.fixture
+def app() -> Iterator[App]:
+    with serving() as app:
+        yield app
+
+
+@pytest.fixture
+def other_app() -> Iterator[App]:
+    with serving() as app:
+        yield app
