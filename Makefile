@@ -56,7 +56,7 @@ soak: $(READY)
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
 docs: $(READY)
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 mutants: $(READY)
 	$(BIN)/python -m tests.mutants $(ARGS)

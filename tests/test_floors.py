@@ -29,6 +29,7 @@ FLOORS: dict[str, set[str]] = {
         "provider",
         "seal",
         "sessions",
+        "shared_cache",
         "stores",
         "targets",
         "token_cache",
@@ -42,7 +43,7 @@ HEIGHT = {room: height for height, rooms in enumerate(FLOORS.values()) for room 
 CORE = {"anyio", "cryptography", "itsdangerous", "msal", "requests"}
 EXTRAS: dict[str, set[str]] = {
     "sessions.flask": {"flask", "werkzeug"},
-    "sessions.asgi": {"starlette"},
+    "sessions.asgi": {"starlette", "starsessions"},
     "testing": {"cryptography", "jwt", "multipart", "pytest", "starlette", "trustme", "uvicorn"},
 }
 
@@ -86,8 +87,10 @@ def inner_imports(module: str) -> set[str]:
 
 
 def outer_imports(module: str) -> set[str]:
-    """The packages outside the standard library that a module imports."""
-    return {room(name) for name in absolute_imports(module)} - sys.stdlib_module_names - {PACKAGE}
+    """The packages outside the standard library that a module imports; `_typeshed` is there for type checkers only."""
+    return (
+        {room(name) for name in absolute_imports(module)} - sys.stdlib_module_names - {PACKAGE, "_typeshed"}
+    )
 
 
 def allowed_extras(module: str) -> set[str]:

@@ -1,0 +1,136 @@
+"""The documentation: its `python` blocks run.
+
+1. The blocks of one page are one program, run from top to bottom in one namespace, in an empty folder, in a
+   process of its own where warnings are errors. `await` may stand outside a function.
+2. The page may use the names in `GIVEN` without defining them. `__name__` is not `"__main__"`.
+3. A block that cannot run here is only compiled, if the line above it says why: `<!-- not run: the reason -->`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+GIVEN = {
+    "TENANT_ID": "11111111-1111-4111-8111-111111111111",
+    "CLIENT_ID": "22222222-2222-4222-8222-222222222222",
+    "CLIENT_SECRET": "the client's secret",
+    "SECRET_KEY": "a secret of the app, which stays the same",
+}
+OPENING = re.compile(r"^(?P<indent> *)(?P<fence>```+) *python\b")
+NOT_RUN = re.compile(r"^ *<!-- not run: .+ -->$")
+RUNNER = """
+import ast, inspect, sys
+source, page, given = sys.stdin.read(), sys.argv[1], ast.literal_eval(sys.argv[2])
+code = compile(source, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+running = eval(code, {"__name__": "page", **given})
+if inspect.iscoroutine(running):
+    import anyio
+
+    async def wait(): await running
+    anyio.run(wait)
+"""
+
+
+def program(page: str, *, run: bool = True) -> str:
+    """The blocks of a page that are run (or only compiled), each line where it stands in the page."""
+    lines: list[str] = []
+    indent, fence, wanted = "", "", False
+    previous = ""
+    for line in page.splitlines():
+        opening = None if fence else OPENING.match(line)
+        if opening:
+            indent, fence = opening["indent"], opening["fence"]
+            wanted = run is not bool(NOT_RUN.match(previous))
+            lines.append("")
+        elif fence and line.strip() == fence:
+            fence = ""
+            lines.append("")
+        else:
+            lines.append(line.removeprefix(indent) if fence and wanted else "")
+        previous = line
+    assert not fence, "a block is not closed"
+    return "\n".join(lines)
+
+
+def run_page(name: str, page: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the program of a page in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", RUNNER, name, repr(GIVEN)],
+        input=program(page),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    text = page.read_text()
+    compile(
+        program(text, run=False), page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+    )
+    if program(text).strip():
+        ran = run_page(page.name, text, tmp_path)
+        assert ran.returncode == 0, ran.stderr
+
+
+EXAMPLE = """
+```python
+number = 1
+```
+
+Text between, and a block of another language.
+
+```console
+$ not python
+```
+
+=== "Tab"
+
+    ```python title="app.py"
+    import asyncio
+
+    async def later() -> int:
+        return await asyncio.sleep(0, number + 1)
+
+    assert await later() == 2
+    ```
+
+<!-- not run: it needs a tenant -->
+```python
+unknown_name
+```
+"""
+
+
+def test_blocks_of_a_page_are_one_program(tmp_path: Path) -> None:
+    ran = run_page("example.md", EXAMPLE, tmp_path)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_block_that_says_why_it_is_not_run_is_only_compiled() -> None:
+    assert "unknown_name" not in program(EXAMPLE)
+    assert program(EXAMPLE, run=False).strip() == "unknown_name"
+
+
+def test_failure_is_reported_at_the_line_of_the_page(tmp_path: Path) -> None:
+    ran = run_page("example.md", EXAMPLE.replace("== 2", "== 3"), tmp_path)
+    assert ran.returncode == 1
+    assert (
+        f'"example.md", line {EXAMPLE.splitlines().index("    assert await later() == 2") + 1}' in ran.stderr
+    )
+
+
+def test_warning_in_a_block_is_an_error(tmp_path: Path) -> None:
+    page = "```python\nimport warnings\nwarnings.warn('old', DeprecationWarning)\n```\n"
+    assert "DeprecationWarning" in run_page("example.md", page, tmp_path).stderr
