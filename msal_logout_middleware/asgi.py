@@ -125,7 +125,7 @@ async def _read_body(receive: Receive) -> bytes | None:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise _DisconnectedError
-        body += message.get("body", b"")
+        body += bytes(message.get("body", b""))
         if len(body) > MAXIMUM_BODY_BYTES:
             return None
         if not message.get("more_body", False):

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from ._drive import MaybeAwaitable, World, settle
+from ._drive import World, settle
 from .caches import Removed
 from .configuration import Configuration
 from .events import Channel, LogoutEnded, LogoutFailed, LogoutStarted
@@ -163,8 +163,8 @@ async def _delete(config: Configuration, work: Work) -> None:
 
 
 def _is_same_user(session: Session, work: Work) -> bool:
-    claims = session.claims or {}
-    return all(claims.get(name) == work.claims.get(name) for name in ("iss", "sub"))
+    claims = session.claims
+    return claims is None or all(claims.get(name) == work.claims.get(name) for name in ("iss", "sub"))
 
 
 class _Steps:
@@ -175,11 +175,11 @@ class _Steps:
         self._world = world
         self._until = time.monotonic() + config.retry_seconds
 
-    async def do(self, name: str, step: Callable[[], MaybeAwaitable[T]]) -> T | None:
+    async def do(self, name: str, step: Callable[[], Awaitable[T]]) -> T | None:
         wait = _FIRST_WAIT_SECONDS
         while True:
             try:
-                return await settle(step())
+                return await step()
             except Exception as error:  # any engine's error; what failed is said, retried and counted
                 if time.monotonic() + wait > self._until:
                     # Not the error's text, which may quote what it was given.

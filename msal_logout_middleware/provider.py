@@ -186,7 +186,8 @@ class _Endpoints:
     async def read(self, world: World) -> Metadata:
         if self.fetch is None:
             return self.metadata
-        return self.fetch.held() or await settle(world.call(self.fetch))
+        held = self.fetch.held()
+        return held if held is not None else await settle(world.call(self.fetch))
 
 
 class _Fetch:
