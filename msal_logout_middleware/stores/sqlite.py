@@ -1,0 +1,641 @@
+"""The store for all workers of one machine: one SQLite file.
+
+1. Every change is one `BEGIN IMMEDIATE` transaction, written through to the disk before the call returns.
+2. A connection is in the hands of one thread at a time, and of no other process: SQLite loses committed
+   changes when a connection is open while the process forks, so all of them are closed before.
+3. What is deleted is overwritten (`secure_delete`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ..errors import StoreError
+from . import Claim, Ended, Ending, JournalRow, Loaded, Mark, Marks, SessionRecord
+from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
+
+_log = logging.getLogger(__name__)
+
+_APPLICATION_ID = 0x4D4C4D57  # "MLMW": tells our files from other people's
+_SCHEMA_VERSION = 1
+_STRICT = "STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
+_WITHOUT_ROWID = ", ".join(filter(None, ["WITHOUT ROWID", _STRICT]))
+
+_SCHEMA = (
+    f"""CREATE TABLE meta (
+        one INTEGER PRIMARY KEY CHECK (one = 1), epoch TEXT NOT NULL, sequence INTEGER NOT NULL) {_STRICT}""",
+    f"""CREATE TABLE token_caches (
+        key TEXT NOT NULL PRIMARY KEY, data BLOB, version TEXT NOT NULL, expires_at REAL NOT NULL) {_STRICT}""",
+    "CREATE INDEX token_caches_by_expiry ON token_caches (expires_at)",
+    f"""CREATE TABLE records (
+        handle TEXT NOT NULL PRIMARY KEY, session TEXT NOT NULL, keys TEXT NOT NULL, issued_at REAL NOT NULL,
+        data BLOB NOT NULL, expires_at REAL NOT NULL) {_STRICT}""",
+    "CREATE INDEX records_by_session ON records (session)",
+    "CREATE INDEX records_by_expiry ON records (expires_at)",
+    f"""CREATE TABLE record_keys (
+        key TEXT NOT NULL, handle TEXT NOT NULL, PRIMARY KEY (key, handle)) {_WITHOUT_ROWID}""",
+    "CREATE INDEX record_keys_by_handle ON record_keys (handle)",
+    """CREATE TRIGGER record_deleted AFTER DELETE ON records
+        BEGIN DELETE FROM record_keys WHERE handle = OLD.handle; END""",
+    f"""CREATE TABLE marks (
+        kind TEXT NOT NULL CHECK (kind IN ('handle', 'session', 'key')), value TEXT NOT NULL,
+        before REAL NOT NULL, sequence INTEGER NOT NULL, expires_at REAL NOT NULL,
+        PRIMARY KEY (kind, value)) {_WITHOUT_ROWID}""",
+    "CREATE UNIQUE INDEX marks_by_sequence ON marks (sequence)",
+    "CREATE INDEX marks_by_expiry ON marks (expires_at)",
+    f"CREATE TABLE claims (key TEXT NOT NULL PRIMARY KEY, expires_at REAL NOT NULL) {_WITHOUT_ROWID}",
+    "CREATE INDEX claims_by_expiry ON claims (expires_at)",
+    f"""CREATE TABLE journal (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, work BLOB NOT NULL,
+        leased_at REAL NOT NULL, leased_until REAL NOT NULL) {_STRICT}""",
+    "CREATE INDEX journal_by_lease ON journal (leased_until)",
+)
+
+# What expires: the statement, and for how long a row is kept beyond its time.
+_SWEEP = (
+    (
+        "DELETE FROM token_caches WHERE key IN (SELECT key FROM token_caches WHERE expires_at <= ? LIMIT ?)",
+        0.0,
+    ),
+    ("DELETE FROM records WHERE handle IN (SELECT handle FROM records WHERE expires_at <= ? LIMIT ?)", 0.0),
+    (
+        """DELETE FROM marks WHERE (kind, value) IN (
+            SELECT kind, value FROM marks WHERE expires_at <= ? LIMIT ?)""",
+        CLOCK_STEP_SECONDS,
+    ),
+    (
+        "DELETE FROM claims WHERE key IN (SELECT key FROM claims WHERE expires_at <= ? LIMIT ?)",
+        CLOCK_STEP_SECONDS,
+    ),
+)
+_SWEPT_BY_A_WRITE = 20
+_SWEPT_AT_ONCE = 500
+
+_GET = """SELECT handle, session, keys, issued_at, data, expires_at FROM records
+    WHERE handle = ? AND expires_at > ?"""
+_FIND = """SELECT handle, session, keys, issued_at, data, expires_at FROM records
+    WHERE handle IN (SELECT handle FROM record_keys WHERE key = ?) AND expires_at > ? ORDER BY rowid"""
+_INSERT = "INSERT INTO records (handle, session, keys, issued_at, data, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
+
+# Over a mark that is there, a new one ends no less, and no shorter.
+_MARK = """INSERT INTO marks (kind, value, before, sequence, expires_at) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (kind, value) DO UPDATE SET
+        before = CASE WHEN expires_at > ? THEN max(before, excluded.before) ELSE excluded.before END,
+        sequence = excluded.sequence,
+        expires_at = max(expires_at, excluded.expires_at)"""
+
+_Kind = Literal["handle", "session", "key"]
+
+
+class SQLiteStore:
+    """Keeps everything in one SQLite file on a local disk, for all workers of one machine.
+
+    The file is made at first use, readable by its owner only; its folder must exist.
+
+    Args:
+        path: The file. It is the store's own: no other tables in it.
+        clock: The time in seconds since 1970, by which things expire.
+        busy_timeout_seconds: How long a call waits for another worker's write before it fails.
+        token_cache_lifetime_seconds: How long a token cache is kept after its last write.
+        removed_row_seconds: How long a removed token cache is remembered, so that a save by a request that began
+            before the removal fails. Longer than the longest request.
+
+    Raises:
+        ValueError: The path names no file: an in-memory database is not shared between workers.
+    """
+
+    blocking = True
+    """Calls wait for the disk: an event loop must call them in a worker thread."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        clock: Callable[[], float] = time.time,
+        busy_timeout_seconds: float = 1.0,
+        token_cache_lifetime_seconds: float = TOKEN_CACHE_LIFETIME_SECONDS,
+        removed_row_seconds: float = REMOVED_ROW_SECONDS,
+    ) -> None:
+        name = os.fspath(path)
+        if not name or name.startswith((":memory:", "file:")):
+            raise ValueError(
+                "SQLiteStore needs the path of a file, which all workers share; use MemoryStore for tests"
+            )
+        self._clock = clock
+        self._token_cache_lifetime = token_cache_lifetime_seconds
+        self._removed_row = removed_row_seconds
+        self._database = _Database(Path(name).absolute(), busy_timeout_seconds)
+
+    # Token caches
+
+    def load(self, key: str) -> Loaded:
+        """Return the token cache under a key; one that was never there has the version `""`."""
+        with self._database.reading() as db:
+            return _load(db, key, self._clock())
+
+    def replace(self, key: str, expected: str, data: bytes | None) -> bool:
+        """Write a token cache (`None`: remove it) if its version is still the expected one."""
+        with self._changing() as (db, now):
+            if _load(db, key, now).version != expected:
+                return False
+            lifetime = self._removed_row if data is None else self._token_cache_lifetime
+            db.execute(
+                "INSERT OR REPLACE INTO token_caches (key, data, version, expires_at) VALUES (?, ?, ?, ?)",
+                (key, data, secrets.token_hex(16), now + lifetime),
+            )
+            return True
+
+    # The session index
+
+    def add(self, record: SessionRecord, *, sign_in: bool) -> bool:
+        """Record a session under its first handle; `False` if it has ended."""
+        with self._changing() as (db, now):
+            if _has_ended(db, record, now):
+                return False
+            if _get(db, record.handle, now):
+                return True
+            if not sign_in and _is_ended_by_key(db, record, now):
+                return False
+            _insert(db, record)
+            return True
+
+    def join(self, record: SessionRecord) -> bool:
+        """Record one more handle of a session; `False` if the session or the handle has ended."""
+        with self._changing() as (db, now):
+            if _has_ended(db, record, now):
+                return False
+            if not _get(db, record.handle, now):
+                _insert(db, record)
+            return True
+
+    def get(self, handle: str) -> SessionRecord | None:
+        """Return the record of a live handle."""
+        with self._database.reading() as db:
+            return _get(db, handle, self._clock())
+
+    def find(self, key: str) -> Sequence[SessionRecord]:
+        """Return the live records that are found by a key, in the order in which they were recorded."""
+        with self._database.reading() as db:
+            return [_record(row) for row in db.execute(_FIND, (key, self._clock()))]
+
+    def end(self, ending: Ending) -> Ended:
+        """End sessions: marks, journal and `jti` in one transaction. Every ending is committed here."""
+        with self._changing() as (db, now):
+            (sequence,) = db.execute("SELECT sequence FROM meta").fetchone()
+            if ending.claim and not _claim(db, ending.claim, now):
+                return Ended(claimed=False, row=None, sequence=sequence)
+            sequence += 1
+            for kind, value, before in _marked(db, ending):
+                sequence += 1
+                db.execute(_MARK, (kind, value, before, sequence, ending.expires_at, now))
+                if kind == "handle":
+                    db.execute("DELETE FROM records WHERE handle = ?", (value,))
+            db.execute("UPDATE meta SET sequence = ?", (sequence,))
+            row = _journal(db, ending.work, now, ending.lease_seconds)
+            return Ended(claimed=True, row=row, sequence=sequence)
+
+    def take(self, *, limit: int, lease_seconds: float) -> Sequence[JournalRow]:
+        """Lease open journal rows whose lease has run out, the oldest first, so that no other worker does."""
+        with self._changing() as (db, now):
+            rows = db.execute(
+                """SELECT id, name, work FROM journal WHERE leased_until <= ? OR leased_at > ?
+                    ORDER BY id LIMIT ?""",
+                (now, now + CLOCK_STEP_SECONDS, _positive(limit)),
+            ).fetchall()
+            db.executemany(
+                "UPDATE journal SET leased_at = ?, leased_until = ? WHERE id = ?",
+                [(now, now + lease_seconds, number) for number, _, _ in rows],
+            )
+            return [JournalRow(name, work) for _, name, work in rows]
+
+    def finish(self, row: str) -> None:
+        """Clear a journal row; no error if it is gone."""
+        with self._changing() as (db, _):
+            db.execute("DELETE FROM journal WHERE name = ?", (row,))
+
+    def marks_since(self, cursor: int, *, limit: int) -> Marks:
+        """Return unexpired marks after a cursor (0: from the start), at most `limit`, in order.
+
+        A cursor that comes back smaller than it went means that the file is older than the caller's marks.
+        """
+        with self._database.reading() as db:
+            epoch, last = db.execute("SELECT epoch, sequence FROM meta").fetchone()
+            rows = db.execute(
+                """SELECT kind, value, before, sequence, expires_at FROM marks
+                    WHERE sequence > ? AND kind <> 'session' AND expires_at > ? ORDER BY sequence LIMIT ?""",
+                (cursor, self._clock(), _positive(limit)),
+            )
+            marks = [Mark(*row) for row in rows]
+            return Marks(epoch, marks[-1].sequence if len(marks) == limit else last, marks)
+
+    def open_rows(self) -> int:
+        """Return how many journal rows are not finished, leased or not."""
+        with self._database.reading() as db:
+            (count,) = db.execute("SELECT count(*) FROM journal").fetchone()
+            return int(count)
+
+    # Upkeep
+
+    def sweep(self) -> int:
+        """Delete all that has expired, and what SQLite's log still holds of it; return the number of rows.
+
+        Each write sweeps a little, so this is for quiet times. Other workers get their turn in between.
+        """
+        total = 0
+        while True:
+            with self._database.writing() as db:
+                swept = _sweep(db, self._clock(), _SWEPT_AT_ONCE)
+            total += swept
+            if swept < _SWEPT_AT_ONCE:
+                break
+        self._database.empty_log()
+        return total
+
+    def close(self) -> None:
+        """Close the connections. The store may be used again, and opens them anew."""
+        self._database.close()
+
+    @contextmanager
+    def _changing(self) -> Iterator[tuple[sqlite3.Connection, float]]:
+        """One transaction, and the time; what has expired is swept by the way."""
+        with self._database.writing() as db:
+            now = self._clock()
+            yield db, now
+            _sweep(db, now, _SWEPT_BY_A_WRITE)
+
+
+def _load(db: sqlite3.Connection, key: str, now: float) -> Loaded:
+    row = db.execute(
+        "SELECT data, version FROM token_caches WHERE key = ? AND expires_at > ?", (key, now)
+    ).fetchone()
+    return Loaded(*row) if row else Loaded(None, "")
+
+
+def _record(row: tuple[str, str, str, float, bytes, float]) -> SessionRecord:
+    handle, session, keys, issued_at, data, expires_at = row
+    return SessionRecord(handle, session, tuple(json.loads(keys)), issued_at, data, expires_at)
+
+
+def _get(db: sqlite3.Connection, handle: str, now: float) -> SessionRecord | None:
+    row = db.execute(_GET, (handle, now)).fetchone()
+    return _record(row) if row else None
+
+
+def _insert(db: sqlite3.Connection, new: SessionRecord) -> None:
+    db.execute("DELETE FROM records WHERE handle = ?", (new.handle,))  # one that has expired
+    keys = json.dumps(new.keys)
+    db.execute(_INSERT, (new.handle, new.session, keys, new.issued_at, new.data, new.expires_at))
+    db.executemany(
+        "INSERT INTO record_keys (key, handle) VALUES (?, ?)",
+        [(key, new.handle) for key in dict.fromkeys(new.keys)],
+    )
+
+
+def _has_ended(db: sqlite3.Connection, record: SessionRecord, now: float) -> bool:
+    found = db.execute(
+        """SELECT 1 FROM marks WHERE expires_at > ?
+            AND (kind, value) IN (VALUES ('handle', ?), ('session', ?))""",
+        (now, record.handle, record.session),
+    )
+    return found.fetchone() is not None
+
+
+def _is_ended_by_key(db: sqlite3.Connection, record: SessionRecord, now: float) -> bool:
+    found = "SELECT 1 FROM marks WHERE kind = 'key' AND value = ? AND before >= ? AND expires_at > ?"
+    return any(db.execute(found, (key, record.issued_at, now)).fetchone() for key in record.keys)
+
+
+def _claim(db: sqlite3.Connection, claim: Claim, now: float) -> bool:
+    if db.execute("SELECT 1 FROM claims WHERE key = ? AND expires_at > ?", (claim.key, now)).fetchone():
+        return False
+    db.execute("INSERT OR REPLACE INTO claims (key, expires_at) VALUES (?, ?)", claim)
+    return True
+
+
+def _marked(db: sqlite3.Connection, ending: Ending) -> Iterator[tuple[_Kind, str, float]]:
+    """Name what an ending marks: kind, value, and for keys `before`. Sessions come with all their handles."""
+    handles = dict.fromkeys(ending.handles)
+    for session in ending.sessions:
+        yield "session", session, 0.0
+        handles.update(db.execute("SELECT handle, NULL FROM records WHERE session = ?", (session,)))
+    for handle in handles:
+        yield "handle", handle, 0.0
+    for key, before in ending.keys:
+        yield "key", key, before
+
+
+def _journal(db: sqlite3.Connection, work: bytes | None, now: float, lease_seconds: float) -> str | None:
+    if work is None:
+        return None
+    name = secrets.token_hex(16)
+    db.execute(
+        "INSERT INTO journal (name, work, leased_at, leased_until) VALUES (?, ?, ?, ?)",
+        (name, work, now, now + lease_seconds),
+    )
+    return name
+
+
+def _sweep(db: sqlite3.Connection, now: float, limit: int) -> int:
+    left = limit
+    for statement, kept_seconds in _SWEEP:
+        left -= db.execute(statement, (now - kept_seconds, left)).rowcount
+    return limit - left
+
+
+def _positive(limit: int) -> int:
+    if limit < 1:
+        raise ValueError("limit must be at least 1")
+    return limit
+
+
+class _Connection(NamedTuple):
+    """A connection, the device and inode of the file that it is open on, and the opening of the store it is of."""
+
+    sqlite: sqlite3.Connection
+    file: tuple[int, int] | None
+    opening: int
+
+
+class _Database:
+    """The connections of one process to the file, lent to one thread at a time."""
+
+    def __init__(self, path: Path, busy_timeout_seconds: float) -> None:
+        self._path = path
+        self._busy_timeout = busy_timeout_seconds
+        self._inherited = False
+        self._was_there = False
+        self._start()
+        _databases.add(self)
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._opening = 0
+        self._idle: list[_Connection] = []
+        self._lent = 0
+        self._pool = threading.Condition()
+        self._writer = threading.Lock()  # threads wait here fairly; SQLite's own waiting is by polling
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection for one consistent view.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        with self._connected() as connection:
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection for one transaction; it is committed at the end, or undone if anything is raised.
+
+        Raises:
+            StoreError: The database cannot be written.
+        """
+        self._notice_fork()
+        writer = self._writer
+        if not writer.acquire(timeout=self._busy_timeout):
+            raise StoreError(self._sentence(sqlite3.SQLITE_BUSY))
+        try:
+            with self._connected() as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+        finally:
+            writer.release()
+
+    def empty_log(self) -> None:
+        """Move SQLite's write-ahead log into the database, as far as readers let it, and empty it."""
+        with self._connected() as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        """Close what is idle now, and what is lent as soon as it comes back."""
+        self._notice_fork()
+        with self._pool:
+            self._opening += 1
+            self._close_idle()
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        self._notice_fork()
+        with self._pool:
+            self._lent += 1
+            opening = self._opening
+            idle = self._idle.pop() if self._idle else None
+        connection: _Connection | None = None
+        sound = False
+        try:
+            connection = self._still_good(idle) or self._open(opening)
+            yield connection.sqlite
+            sound = True
+        except sqlite3.Error as error:
+            raise StoreError(self._sentence(error.sqlite_errorcode)) from error
+        except UnicodeEncodeError:
+            raise ValueError("a key is not valid Unicode: it holds a lone surrogate") from None
+        finally:
+            self._take_back(connection, sound=sound)
+
+    def _take_back(self, connection: _Connection | None, *, sound: bool) -> None:
+        with self._pool:
+            self._lent -= 1
+            self._pool.notify_all()
+            if connection is None:
+                return
+            if sound and connection.opening == self._opening:
+                self._idle.append(connection)
+            else:
+                connection.sqlite.close()  # and what it had not committed is undone
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().sqlite.close()
+
+    def _still_good(self, connection: _Connection | None) -> _Connection | None:
+        """Return a connection if the file that it is open on is still the one at the path."""
+        if connection is None:
+            return None
+        file = self._file()
+        if file is not None and connection.file == file:
+            return connection
+        connection.sqlite.close()
+        return None
+
+    def _file(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _open(self, opening: int) -> _Connection:
+        self._make_file()
+        file = self._file()
+        sqlite = sqlite3.connect(
+            self._path, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._prepare(sqlite)
+        except BaseException:
+            sqlite.close()
+            raise
+        self._was_there = True
+        return _Connection(sqlite, file, opening)
+
+    def _make_file(self) -> None:
+        """Make the file if it is not there, readable by its owner only; SQLite gives its log the same mode."""
+        if not self._path.parent.is_dir():
+            raise StoreError(
+                f"the folder of the store's database, {self._path.parent}, does not exist:"
+                " make it, writable by the app"
+            )
+        # A log without its database would be taken for the new one's.
+        logs = [log for log in (Path(f"{self._path}-wal"), Path(f"{self._path}-shm")) if log.exists()]
+        if logs and not self._path.exists():
+            raise StoreError(
+                f"the store's database {self._path} was deleted and its log was not: put the database back,"
+                f" or remove {' and '.join(map(str, logs))} as well"
+            )
+        try:
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            return
+        except OSError as error:
+            raise StoreError(self._sentence(sqlite3.SQLITE_CANTOPEN)) from error
+        if self._was_there:
+            _log.warning("the store's database %s was deleted: a new, empty one takes its place", self._path)
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")
+        version = self._schema_version(connection)
+        self._enter_wal(connection)
+        if version == _SCHEMA_VERSION:
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        if self._schema_version(connection) == 0:  # nobody else was quicker
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute("INSERT INTO meta VALUES (1, ?, 0)", (secrets.token_hex(16),))
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+
+    def _schema_version(self, connection: sqlite3.Connection) -> int:
+        """Return the schema's version, 0 for an empty file; refuse what is not ours, or of a later day."""
+        application, version, tables = connection.execute(
+            """SELECT (SELECT application_id FROM pragma_application_id),
+                (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"""
+        ).fetchone()
+        if application != _APPLICATION_ID and (application, version, tables) != (0, 0, 0):
+            raise StoreError(
+                f"{self._path} is another application's database: give the store a file of its own"
+            )
+        if version > _SCHEMA_VERSION:
+            raise StoreError(
+                f"the store's database {self._path} was made by a newer msal_logout_middleware: upgrade this one"
+            )
+        return int(version)
+
+    def _enter_wal(self, connection: sqlite3.Connection) -> None:
+        """Switch to the write-ahead log; SQLite does not wait when several connections switch at once."""
+        deadline = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
+                continue
+            if mode != "wal":
+                raise StoreError(
+                    f"the store's database {self._path} cannot have a write-ahead log: put it on a local disk"
+                )
+            return
+
+    def _sentence(self, code: int) -> str:
+        what = _WHAT_IS_WRONG.get(code & 0xFF, f"failed (SQLite's error {code})")
+        return f"the store's database {self._path} {what}"
+
+    # A process that forks
+
+    def _notice_fork(self) -> None:
+        if self._pid != os.getpid():  # forked by a server written in C, which did not tell Python before
+            self.after_fork_in_child()
+        if self._inherited:
+            raise StoreError(
+                f"the store's database {self._path} was open when this process was forked, which may lose what"
+                " it writes: close() the store before the fork, or make it after"
+            )
+
+    def before_fork(self) -> None:
+        """Close all connections, and keep them closed until the process has forked."""
+        self._pool.acquire()
+        self._pool.wait_for(lambda: self._lent == 0, timeout=2 * self._busy_timeout)
+        self._close_idle()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._pool.release()
+
+    def after_fork_in_child(self) -> None:
+        """Start anew, unless a connection was inherited, which can be neither used nor closed."""
+        if self._idle or self._lent:
+            self._inherited = True
+            _inherited_connections.extend(self._idle)
+        self._start()
+
+
+_WHAT_IS_WRONG = {
+    sqlite3.SQLITE_BUSY: "is locked by another worker for too long",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: the app must be allowed to write the file and its folder",
+    sqlite3.SQLITE_CORRUPT: "is damaged: put a backup in its place, or remove it and every session ends",
+    sqlite3.SQLITE_FULL: "cannot grow: the disk is full",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk fails, or is full",
+    sqlite3.SQLITE_LOCKED: "is locked by another worker for too long",
+    sqlite3.SQLITE_NOTADB: "is not an SQLite database: give the store a file of its own",
+    sqlite3.SQLITE_PERM: "cannot be opened: the app must be allowed to write the file and its folder",
+    sqlite3.SQLITE_READONLY: "is read-only: the app must be allowed to write the file and its folder",
+}
+
+_databases: weakref.WeakSet[_Database] = weakref.WeakSet()
+_forking: list[_Database] = []
+_inherited_connections: list[_Connection] = []
+
+
+def _before_fork() -> None:
+    _forking.extend(_databases)
+    for database in _forking:
+        database.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    while _forking:
+        _forking.pop().after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    while _forking:
+        _forking.pop().after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
