@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -195,13 +196,13 @@ def _is_session_middleware(cls: object) -> bool:
 
 
 def _server_side_store(middleware: ASGIApp) -> SessionStore | None:
-    if not hasattr(middleware, "store"):
+    store = getattr(middleware, "store", None)
+    if store is None:
         return None
     try:
         from starsessions import CookieStore, SessionStore  # noqa: PLC0415 - only where the app has it
     except ImportError:
         return None
-    store = middleware.store
     return store if isinstance(store, SessionStore) and not isinstance(store, CookieStore) else None
 
 
@@ -244,8 +245,9 @@ def _learn_cookies(options: Middleware, root_path: str) -> tuple[Cookie, ...]:
         await middleware(_scope(sign_in, "", root_path), _receive, keep)
 
     try:
-        run(learn())
-    except TypeError as error:
+        with ThreadPoolExecutor(1) as thread:  # where no event loop runs: what needs one says so
+            thread.submit(lambda: run(learn())).result()
+    except (TypeError, RuntimeError) as error:  # it suspended, or looked for an event loop
         raise TypeError("the session middleware cannot be asked for its cookies; give cookies=") from error
     headers = [header for message in sent for header in message.get("headers", ())]
     cookies = tuple(
