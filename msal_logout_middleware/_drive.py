@@ -28,7 +28,7 @@ _hop: ContextVar[_Hop | None] = ContextVar("msal_logout_middleware.hop", default
 async def settle(value: MaybeAwaitable[T]) -> T:
     """Return a plain value as it is, and the result of an awaitable."""
     if not inspect.isawaitable(value):
-        return cast("T", value)
+        return value
     hop = _hop.get()
     return await value if hop is None else cast("T", hop(value))
 

@@ -118,7 +118,7 @@ class Cookie:
     def delete(self) -> Header:
         """Return the `Set-Cookie` header that deletes the cookie."""
         epoch = "Expires=Thu, 01 Jan 1970 00:00:00 GMT"
-        return "set-cookie", self._attributes(f'{self.name}=""; {epoch}; Max-Age=0')
+        return "set-cookie", self._attributes(f"{self.name}=; {epoch}; Max-Age=0")
 
     def is_set_by(self, set_cookie: str) -> bool:
         """Tell whether a `Set-Cookie` header sets (or deletes) this cookie."""

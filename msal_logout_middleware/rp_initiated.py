@@ -96,8 +96,8 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
 
     try:
         session = await settle(config.session.read(request.cookie_header))
-    except Exception:  # any session engine's error: we cannot tell who this is
-        return await _unreadable(config, request)
+    except Exception as error:  # any session engine's error: we cannot tell who this is
+        return await _unreadable(config, request, error)
 
     confirmed = _confirmed(config, request, session)
     if confirmed is None and not _is_own(config, request):
@@ -160,8 +160,8 @@ async def _try_again(
         return await _answer(config, request, world, outcome)
     try:
         session = await settle(config.session.read(known["cookie"]))
-    except Exception:  # still away
-        return await _unreadable(config, request, cookie_header=known["cookie"])
+    except Exception as error:  # still away
+        return await _unreadable(config, request, error, cookie_header=known["cookie"])
     if session is None or session.claims is None:
         return await _redirect(config, request, world, {}, None)
     outcome = await end_session(config, work_of(config, session), session, world, channel="rp-initiated")
@@ -215,8 +215,10 @@ def _failure(config: Configuration, request: Request, work: Work, onward: str) -
     return page.with_headers(*config.deletion_headers())
 
 
-async def _unreadable(config: Configuration, request: Request, cookie_header: str | None = None) -> Response:
-    logger.exception("logout: the session could not be read")
+async def _unreadable(
+    config: Configuration, request: Request, error: Exception, cookie_header: str | None = None
+) -> Response:
+    logger.error("logout: the session could not be read: %s", type(error).__name__)
     await config.tell(LogoutFailed("rp-initiated", "unknown", ("read",)))
     names = {cookie.name for cookie in config.session.cookies}
     if cookie_header is None:

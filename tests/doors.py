@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import urlencode
 from wsgiref.validate import validator
@@ -63,8 +62,7 @@ class Browser:
         answer = self.site.call(method, path, headers, body)
         for value in answer.all("set-cookie"):
             name = value.partition("=")[0]
-            morsel = SimpleCookie(value)[name]
-            if morsel["max-age"] == "0" or "1970" in morsel["expires"]:
+            if "Max-Age=0" in value or "01 Jan 1970" in value:
                 self.cookies.pop(name, None)
             else:
                 self.cookies[name] = value.partition("=")[2].partition(";")[0]

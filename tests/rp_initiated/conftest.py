@@ -46,7 +46,7 @@ class Site:
     def build(self, **options):
         app, session, records = self.make_app(self)
         self.records = records
-        self.session = options.pop("session", session)
+        self.session = options.pop("wrap", lambda reader: reader)(session)
         defaults = {
             "provider": Provider.entra(TENANT, CLIENT_ID),
             "session": self.session,

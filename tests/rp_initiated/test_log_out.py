@@ -9,7 +9,7 @@ import pytest
 from msal_logout_middleware import Cookie, InSession, LogoutEnded, LogoutFailed
 from msal_logout_middleware.provider import Provider
 from tests.rp_initiated.conftest import HOME
-from tests.tokens import CLIENT_ID, TENANT, cache_of, claims_of
+from tests.tokens import CLIENT_ID, TENANT, claims_of
 
 ANN, BOB = claims_of("ann", login_hint="opaque-hint"), claims_of("bob")
 PROVIDER = f"https://login.microsoftonline.com/{TENANT}/oauth2/v2.0/logout"
@@ -109,12 +109,14 @@ def test_malformed_neighbours_do_not_hide_the_session_cookie(site):
 
 
 def test_cookies_are_deleted_with_every_attribute_and_so_are_those_that_the_user_names(either_door):
-    more = Cookie("remember_token", path="/app", domain="example.com", secure=True, same_site="None", partitioned=True)
+    more = Cookie(
+        "remember_token", path="/app", domain="example.com", secure=True, same_site="None", partitioned=True
+    )
     either_door.build(delete_cookies=[more, "plain"])
     answer = either_door.sign_in(ANN).get("/logout")
     assert "SameSite=Lax" in answer.set_cookies["session"]
     assert answer.set_cookies["remember_token"] == (
-        'remember_token=""; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0; Path=/app; Domain=example.com; Secure; '
+        "remember_token=; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0; Path=/app; Domain=example.com; Secure; "
         "HttpOnly; SameSite=None; Partitioned"
     )
     assert "plain" in answer.set_cookies
@@ -201,7 +203,9 @@ class TestCrossSite:
         ],
     )
     @pytest.mark.parametrize("method", ["GET", "POST"])
-    def test_request_that_another_site_may_have_caused_is_only_asked_about(self, either_door, method, headers):
+    def test_request_that_another_site_may_have_caused_is_only_asked_about(
+        self, either_door, method, headers
+    ):
         either_door.build()
         ann = either_door.sign_in(ANN)
         answer = ann.request(method, "/logout", headers=headers, site=None)
@@ -462,7 +466,8 @@ class TestFaults:
         assert either_door.store.open_rows() == 0
 
     @pytest.mark.parametrize(
-        ("step", "left"), [("end", "mark"), ("load", "accounts"), ("replace", "accounts"), ("finish", "journal")]
+        ("step", "left"),
+        [("end", "mark"), ("load", "accounts"), ("replace", "accounts"), ("finish", "journal")],
     )
     def test_what_could_not_be_completed_is_said_and_can_be_tried_again(self, site, step, left, caplog):
         site.store = Faulty(site.store, **{step: 0})
@@ -497,14 +502,13 @@ class TestFaults:
         assert ann.get("/logout").status == 303
         assert isinstance(either_door.events[-1], LogoutFailed)
 
-    def test_session_store_that_is_away_is_said_and_can_be_tried_again(self, site):
-        site.build()
-        broken = Broken(site.session)
-        site.build(session=broken)
+    def test_session_store_that_is_away_is_said_and_can_be_tried_again(self, site, caplog):
+        broken = site.build(wrap=Broken).session
         ann = site.sign_in(ANN)
         broken.away = True
         page = ann.get("/logout")
         assert page.status == 503
+        assert "storage is away" not in caplog.text
         assert site.cache(ANN)
         again = ann.post("/logout", form_of(page))
         assert again.status == 503
@@ -513,9 +517,8 @@ class TestFaults:
         assert site.cache(ANN) is None
 
     def test_session_that_cannot_be_deleted_is_said(self, server_side_site):
-        site = server_side_site.build()
-        broken = Broken(site.session)
-        site.build(session=broken)
+        site = server_side_site
+        broken = site.build(wrap=Broken).session
         ann = site.sign_in(ANN)
         broken.keeps = True
         page = ann.get("/logout")

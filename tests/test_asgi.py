@@ -1,0 +1,150 @@
+"""The ASGI door, where it is unlike the WSGI door."""
+
+import anyio
+import pytest
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+
+from msal_logout_middleware import Logout, Provider
+from msal_logout_middleware.asgi import LogoutMiddleware
+from msal_logout_middleware.sessions.asgi import ASGISession
+from msal_logout_middleware.stores.memory import MemoryStore
+from msal_logout_middleware.stores.sqlite import SQLiteStore
+from tests.doors import AsgiDoor
+from tests.tokens import claims_of
+
+SECRET = "a secret of these tests"
+SAME = {"sec-fetch-site": "same-origin"}
+
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+
+def make(**options):
+    defaults = {
+        "provider": Provider.entra("common", "client"),
+        "session": ASGISession(Middleware(SessionMiddleware, secret_key=SECRET)),
+        "store": MemoryStore(),
+        "post_logout_redirect_uri": "http://localhost/",
+        "retry_seconds": 0.0,
+    }
+    return LogoutMiddleware(app, Logout(**(defaults | options)))
+
+
+def session_cookie(claims):
+    import base64
+    import json
+
+    import itsdangerous
+
+    data = base64.b64encode(json.dumps({"user": claims}).encode())
+    return "session=" + itsdangerous.TimestampSigner(SECRET).sign(data).decode()
+
+
+@pytest.mark.parametrize("path", ["/app/logout", "/logout"])
+def test_mount_may_stand_in_the_path_or_not(path):
+    door = AsgiDoor(make())
+    assert door.call("GET", path, SAME, b"", root_path="/app").status == 303
+
+
+def test_path_that_only_begins_like_the_mount_is_the_app_s():
+    door = AsgiDoor(make())
+    assert door.call("GET", "/apple/logout", SAME, b"", root_path="/app").body == b"/apple/logout"
+
+
+def test_client_that_hangs_up_while_it_sends_its_body_changes_nothing():
+    async def story():
+        sent = []
+
+        async def receive():
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/logout",
+            "query_string": b"",
+            "headers": [(b"sec-fetch-site", b"same-origin")],
+        }
+        await make()(scope, receive, send)
+        return sent
+
+    assert anyio.run(story) == []
+
+
+def test_cancelled_request_completes_its_sign_out():
+    class Store(MemoryStore):
+        def __init__(self):
+            super().__init__()
+            self.marked = anyio.Event()
+
+        async def end(self, ending):
+            ended = super().end(ending)
+            self.marked.set()
+            await anyio.lowlevel.checkpoint()
+            return ended
+
+    async def story():
+        store = Store()
+        middleware = make(store=store)
+
+        async def receive():
+            raise AssertionError
+
+        async def send(message):
+            pass
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/logout",
+            "query_string": b"",
+            "headers": [
+                (b"sec-fetch-site", b"same-origin"),
+                (b"cookie", session_cookie(claims_of("ann")).encode()),
+            ],
+        }
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(middleware, scope, receive, send)
+            await store.marked.wait()
+            tasks.cancel_scope.cancel()
+        return store.open_rows()
+
+    assert anyio.run(story) == 0
+
+
+def test_store_that_waits_does_so_in_a_thread(tmp_path):
+    store = SQLiteStore(tmp_path / "logout.db")
+    door = AsgiDoor(make(store=store))
+    answer = door.call("GET", "/logout", SAME | {"cookie": session_cookie(claims_of("ann"))}, b"")
+    assert answer.status == 303
+    assert store.open_rows() == 0
+    assert len(store.marks_since(0, limit=10).marks) == 1
+    store.close()
+
+
+def test_provider_is_asked_in_a_thread_of_the_loop():
+    door = AsgiDoor(make(provider=Provider.discover("http://127.0.0.1:9", "client")))
+    assert door.call("GET", "/logout", SAME, b"").location == "http://localhost/"
+
+
+def test_retry_waits_on_the_loop():
+    class Store(MemoryStore):
+        failures = 2
+
+        def end(self, ending):
+            if self.failures:
+                self.failures -= 1
+                raise OSError
+            return super().end(ending)
+
+    store = Store()
+    door = AsgiDoor(make(store=store, retry_seconds=5.0))
+    answer = door.call("GET", "/logout", SAME | {"cookie": session_cookie(claims_of("ann"))}, b"")
+    assert answer.status == 303
+    assert store.failures == 0

@@ -1,0 +1,96 @@
+"""What is checked when a `Logout` and its middleware are constructed."""
+
+import pytest
+from flask import Flask
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+
+from msal_logout_middleware import InSession, Logout, Provider, asgi, wsgi
+from msal_logout_middleware.sessions.asgi import ASGISession
+from msal_logout_middleware.sessions.flask import FlaskSession
+from msal_logout_middleware.stores.memory import MemoryStore
+from msal_logout_middleware.stores.sqlite import SQLiteStore
+
+SECRET = "a secret of these tests"
+
+
+def make(**options):
+    app = Flask("x")
+    app.config["SECRET_KEY"] = SECRET
+    defaults = {
+        "provider": Provider.entra("common", "client"),
+        "session": FlaskSession(app),
+        "store": MemoryStore(),
+        "post_logout_redirect_uri": "https://app.example.com/",
+    }
+    return Logout(**(defaults | options))
+
+
+def starlette_session():
+    return ASGISession(Middleware(SessionMiddleware, secret_key=SECRET))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"provider": "https://login"}, TypeError, "provider must be a Provider"),
+        ({"session": Flask("x")}, TypeError, r"session must be an object such as FlaskSession\(app\)"),
+        ({"store": "logout.db"}, TypeError, "store must be an object such as SQLiteStore"),
+        ({"store": MemoryStore}, TypeError, "store must be an object"),
+        ({"caches": "_token_cache"}, TypeError, "caches must be an object such as InSession"),
+        ({"return_to": "/bye"}, TypeError, "return_to must be a list"),
+        ({"return_to": ["//evil"]}, ValueError, "return_to="),
+        ({"methods": []}, ValueError, "methods="),
+        ({"methods": ["PUT"]}, ValueError, "methods="),
+        ({"logout_path": "logout"}, ValueError, "logout_path="),
+        ({"logout_path": "//logout"}, ValueError, "logout_path="),
+        ({"logout_path": "/logout?x"}, ValueError, "logout_path="),
+        ({"post_logout_redirect_uri": "/"}, ValueError, "post_logout_redirect_uri="),
+        ({"post_logout_redirect_uri": "http://app.example.com/"}, ValueError, "https"),
+        ({"landing_page": "javascript:x"}, ValueError, "landing_page="),
+        ({"origin": "app.example.com"}, ValueError, "origin="),
+        ({"secret": "short"}, ValueError, "16 bytes"),
+        ({"secret": []}, ValueError, "give secret="),
+        ({"on_store_error": "ignore"}, ValueError, "on_store_error="),
+        ({"caches": InSession(), "cache_key": str}, ValueError, "cache_key="),
+    ],
+)
+def test_mistake_is_told_with_what_to_do(options, error, message):
+    with pytest.raises(error, match=message):
+        make(**options)
+
+
+def test_secret_is_derived_from_the_framework_s_own():
+    make()
+    with pytest.raises(ValueError, match="give secret="):
+        make(session=FlaskSession(Flask("without a secret")))
+    make(session=FlaskSession(Flask("without a secret")), secret=SECRET)
+
+
+def test_asynchronous_parts_are_refused_under_wsgi():
+    async def hook(event):
+        pass
+
+    for part in ({"session": starlette_session()}, {"on_event": hook}):
+        logout = make(**part)
+        assert logout.is_async
+        with pytest.raises(TypeError, match="synchronous"):
+            wsgi.LogoutMiddleware(Flask("x").wsgi_app, logout)
+
+
+@pytest.mark.parametrize("door", [asgi, wsgi])
+def test_middleware_is_given_a_logout(door):
+    with pytest.raises(TypeError, match="logout must be a Logout"):
+        door.LogoutMiddleware(Starlette(), SQLiteStore("x.db"))
+
+
+def test_thread_is_needed_only_where_a_part_waits(tmp_path):
+    assert not make(session=starlette_session()).blocks
+    assert make(session=starlette_session(), store=SQLiteStore(tmp_path / "x.db")).blocks
+
+
+def test_token_cache_is_the_one_that_a_sign_out_empties(tmp_path):
+    logout = make(cache_key=lambda claims: f"mine-{claims['sub']}")
+    cache = logout.token_cache({"sub": "ann"})
+    assert cache.key == "mine-ann"

@@ -1,0 +1,111 @@
+"""The WSGI door, where it is unlike the ASGI door."""
+
+from io import BytesIO
+
+import pytest
+from flask import Flask, session
+
+from msal_logout_middleware import Logout, Provider
+from msal_logout_middleware.sessions.flask import FlaskSession
+from msal_logout_middleware.stores.memory import MemoryStore
+from msal_logout_middleware.wsgi import LogoutMiddleware
+from tests.doors import WsgiDoor
+from tests.tokens import claims_of
+
+SECRET = "a secret of these tests"
+
+
+def make(app=None, **options):
+    flask = Flask("x")
+    flask.config["SECRET_KEY"] = SECRET
+
+    @flask.get("/sign-in")
+    def sign_in():
+        session["user"] = claims_of("ann")
+        return "hello"
+
+    defaults = {
+        "provider": Provider.entra("common", "client"),
+        "session": FlaskSession(flask),
+        "store": MemoryStore(),
+        "post_logout_redirect_uri": "http://localhost/",
+        "retry_seconds": 0.0,
+    }
+    logout = Logout(**(defaults | options))
+    cookie = WsgiDoor(flask).call("GET", "/sign-in", {}, b"").all("set-cookie")[0].partition(";")[0]
+    return LogoutMiddleware(app or flask, logout), {"cookie": cookie, "sec-fetch-site": "same-origin"}
+
+
+@pytest.mark.parametrize("length", ["70000", "-1", "x", "١"])
+def test_length_that_cannot_be_is_refused(length):
+    middleware, _ = make()
+    statuses = []
+    environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/logout", "CONTENT_LENGTH": length, "wsgi.input": None}
+    middleware(environ, lambda status, headers, exc_info=None: statuses.append(status))
+    assert statuses == ["413 Request Entity Too Large"]
+
+
+@pytest.mark.parametrize(("size", "status"), [(10, 303), (70_000, 413)])
+def test_body_without_a_length_is_read_up_to_the_limit(size, status):
+    middleware, headers = make()
+    environ = {
+        "wsgi.input": BytesIO(b"x" * size),
+        "wsgi.input_terminated": True,
+        "CONTENT_LENGTH": "",
+    }
+    assert WsgiDoor(middleware).call("POST", "/logout", headers, b"x", **environ).status == status
+
+
+def test_path_is_compared_as_text_not_as_latin_1():
+    middleware, headers = make(logout_path="/abmelden/für-immer")
+    assert WsgiDoor(middleware).call("GET", "/abmelden/für-immer", headers, b"").status == 303
+
+
+class TestAppView:
+    def test_what_the_view_wrote_before_it_returned_is_kept(self):
+        def app(environ, start_response):
+            write = start_response("200 OK", [("Content-Type", "text/plain")])
+            write(b"a")
+            return iter([b"b", b"c"])
+
+        middleware, headers = make(app, app_view=True)
+        assert WsgiDoor(middleware).call("GET", "/logout", headers, b"").body == b"abc"
+
+    def test_view_may_start_its_response_with_its_first_chunk(self):
+        def app(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            yield b"a"
+            yield b"b"
+
+        middleware, headers = make(app, app_view=True)
+        answer = WsgiDoor(middleware).call("GET", "/logout", headers, b"")
+        assert answer.body == b"ab"
+        assert "session" in answer.set_cookies
+
+    def test_view_that_raises_leaves_nothing_half_ended(self):
+        def app(environ, start_response):
+            raise LookupError("the app's mistake")
+
+        events = []
+        middleware, headers = make(app, app_view=True, on_event=events.append)
+        with pytest.raises(LookupError):
+            WsgiDoor(middleware).call("GET", "/logout", headers, b"")
+        assert [type(event).__name__ for event in events] == ["LogoutStarted", "LogoutEnded"]
+
+    def test_body_of_the_view_is_closed_once_and_then_looked_after(self):
+        closed = []
+
+        class Body:
+            def __iter__(self):
+                return iter([b"a"])
+
+            def close(self):
+                closed.append(True)
+
+        def app(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return Body()
+
+        middleware, headers = make(app, app_view=True)
+        WsgiDoor(middleware).call("GET", "/logout", headers, b"")
+        assert closed == [True]

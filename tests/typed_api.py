@@ -1,0 +1,88 @@
+"""The public API as a typed app uses it. Checked by mypy and pyright; never run."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from fastapi import FastAPI
+from flask import Flask
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+
+from msal_logout_middleware import (
+    Cookie,
+    InSession,
+    InStore,
+    Logout,
+    LogoutEnded,
+    LogoutFailed,
+    LogoutRefused,
+    LogoutStarted,
+    Provider,
+    asgi,
+    wsgi,
+)
+from msal_logout_middleware.events import Channel, Event
+from msal_logout_middleware.sessions.asgi import ASGISession
+from msal_logout_middleware.sessions.flask import FlaskSession
+from msal_logout_middleware.stores import Loaded, TokenCacheStore
+from msal_logout_middleware.stores.memory import MemoryStore
+from msal_logout_middleware.stores.sqlite import SQLiteStore
+from msal_logout_middleware.token_cache import StoredTokenCache
+
+
+class OwnStore:
+    """Two methods are a store for token caches."""
+
+    async def load(self, key: str) -> Loaded:
+        return Loaded(None, "")
+
+    async def replace(self, key: str, expected: str, data: bytes | None) -> bool:
+        return True
+
+
+def on_event(event: Event) -> None:
+    match event:
+        case LogoutStarted(channel=channel) | LogoutEnded(channel=channel):
+            assert_type(channel, Channel)
+        case LogoutRefused(reason=reason):
+            print(reason)
+        case LogoutFailed(left=left):
+            print(left)
+
+
+async def on_event_async(event: Event) -> None:
+    pass
+
+
+def flask_app() -> None:
+    app = Flask(__name__)
+    logout = Logout(
+        provider=Provider.entra("tenant", "client"),
+        session=FlaskSession(app, claims=lambda contents: contents.get("me")),
+        store=SQLiteStore("logout.db"),
+        caches=InSession("_token_cache"),
+        secret=["new", b"old"],
+        post_logout_redirect_uri="https://app.example.com/",
+        return_to=["/bye"],
+        delete_cookies=["remember_token", Cookie("other", domain="example.com", same_site="None")],
+        clear_site_data=["cache", "storage"],
+        on_store_error="redirect",
+        on_event=on_event,
+    )
+    app.wsgi_app = wsgi.LogoutMiddleware(app.wsgi_app, logout)  # type: ignore[method-assign]
+
+
+def fastapi_app() -> None:
+    app = FastAPI()
+    store: TokenCacheStore = OwnStore()
+    logout = Logout(
+        provider=Provider.discover("https://op.example", "client", verify="ca.pem"),
+        session=ASGISession(Middleware(SessionMiddleware, secret_key="secret")),
+        store=MemoryStore(),
+        caches=InStore(store, cache_key=lambda claims: str(claims["sub"])),
+        post_logout_redirect_uri="https://app.example.com/",
+        on_event=on_event_async,
+    )
+    app.add_middleware(asgi.LogoutMiddleware, logout=logout)
+    assert_type(logout.token_cache({"sub": "x"}), StoredTokenCache)
