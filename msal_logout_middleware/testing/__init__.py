@@ -25,11 +25,15 @@ Faults: `slow`, `fail`, `hold`, `gone`, `back`. Stand-alone: `python -m msal_log
 
 from __future__ import annotations
 
-from .browser import Browser, Form, Link, Page
-from .faults import Hold
-from .flavours import B2C, Entra, Flavour, Generic
-from .provider import EmbeddedProvider
-from .records import BackchannelCall, Client, ProviderSession, RecordedRequest, User
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .browser import Browser, Form, Link, Page
+    from .faults import Hold
+    from .flavours import B2C, Entra, Flavour, Generic
+    from .provider import EmbeddedProvider
+    from .records import BackchannelCall, Client, ProviderSession, RecordedRequest, User
 
 __all__ = [
     "B2C",
@@ -48,3 +52,19 @@ __all__ = [
     "RecordedRequest",
     "User",
 ]
+
+_ROOMS: Final = {
+    "browser": {"Browser", "Form", "Link", "Page"},
+    "faults": {"Hold"},
+    "flavours": {"B2C", "Entra", "Flavour", "Generic"},
+    "provider": {"EmbeddedProvider"},
+    "records": {"BackchannelCall", "Client", "ProviderSession", "RecordedRequest", "User"},
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Not before it is asked for: pytest imports this package for its plugin at every start, with or without the extra.
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(import_module(f".{room}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,12 +25,14 @@ class Form:
         method: In capitals.
         action: An absolute URL.
         fields: Its inputs, without its buttons.
+        target: The name of the iframe that shows the answer; empty for the page itself.
         buttons: Name and value of each submit button; names may be empty.
         labels: The text on each button.
     """
 
     method: str
     action: str
+    target: str = ""
     fields: dict[str, str] = field(default_factory=dict)
     buttons: list[tuple[str, str]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -225,14 +227,18 @@ class Browser:
             return page, None, False
         parser = _Parser(page.url)
         parser.feed(answer.text)
-        frames = [
-            self._load("GET", source, None, initiator=page.url, framed_by=framed_by or page.url)[0]
-            for source in parser.frames
+        submits = bool(_AUTO_SUBMIT.search(parser.scripts))
+        loads: list[tuple[str, str, dict[str, str] | None]] = [
+            ("GET", source, None) for source in parser.frames
         ]
+        if submits:
+            loads += [(form.method, form.action, form.fields) for form in parser.forms if form.target]
+        top = framed_by or page.url
+        frames = [self._load(*load, initiator=page.url, framed_by=top)[0] for load in loads]
         page = Page(
             page.url, page.status, headers, page.text, tuple(parser.forms), tuple(parser.links), tuple(frames)
         )
-        auto_submit = len(parser.forms) == 1 and bool(_AUTO_SUBMIT.search(parser.scripts))
+        auto_submit = submits and len(parser.forms) == 1 and not parser.forms[0].target
         return page, parser.refresh, auto_submit
 
     def _request(
@@ -311,7 +317,9 @@ class _Parser(HTMLParser):
         given = {name: value or "" for name, value in attrs}
         if tag == "form":
             method = given.get("method", "get").upper()
-            self._open_form = Form(method, urljoin(self._url, given.get("action", "")))
+            self._open_form = Form(
+                method, urljoin(self._url, given.get("action", "")), given.get("target", "")
+            )
             self.forms.append(self._open_form)
         elif tag == "input" and self._open_form and given.get("name") and given.get("type") != "submit":
             self._open_form.fields[given["name"]] = given.get("value", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
@@ -39,7 +40,7 @@ class CookieJar:
         self._third_party_cookies = third_party_cookies
         self._cookies: dict[tuple[str, str, str], StoredCookie] = {}
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[StoredCookie]:
         return iter(list(self._cookies.values()))
 
     def value(self, name: str, url: str) -> str | None:

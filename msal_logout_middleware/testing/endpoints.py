@@ -8,7 +8,7 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from . import pages
-from .flavours import GRAPH_PATH, MICROSOFT_PATHS, PLAIN_PATHS, Flavour, frontchannel_url, with_query
+from .flavours import GRAPH_PATH, MICROSOFT_PATHS, PLAIN_PATHS, Flavour
 from .records import BackchannelCall, Client, Grant, ProviderSession, User
 
 if TYPE_CHECKING:
@@ -40,6 +40,25 @@ class OAuthError(Exception):
         super().__init__(description)
         self.error = error
         self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An authorization request of a client that may be answered."""
+
+    flavour: Flavour
+    realm: str
+    client: Client
+    parameters: Parameters
+    path: str
+
+    @property
+    def prompt(self) -> set[str]:
+        return set(self.parameters.get("prompt", "").split())
+
+    def next_step(self, step: str) -> str:
+        """Return where a page of the sign-in posts to, the request in its query."""
+        return f"{self.path}/{step}?{urlencode(self.parameters)}"
 
 
 class Endpoints:
@@ -103,23 +122,19 @@ class Endpoints:
             return HTMLResponse(pages.error("This request cannot be answered", client), 400)
         if parameters.get("response_type") != "code":
             return _answer(parameters, {"error": "unsupported_response_type"})
+        asked = _Asked(flavour, realm, client, parameters, request.url.path.rpartition("/")[0])
         session = self._session(request, flavour)
         hint = parameters.get("login_hint")
         if session and (not flavour.admits(session.user, realm) or hint not in (None, session.user.username)):
             session = None
-        prompt = set(parameters.get("prompt", "").split())
-        if session is None and "none" in prompt:
-            return _answer(
-                parameters,
-                {"error": "login_required", "error_description": "AADSTS50058: Nobody is signed in."},
-            )
-        if session is None or prompt & {"login", "select_account"}:
-            users = [user for user in self._records.users.values() if flavour.admits(user, realm)]
+        if session is None and "none" in asked.prompt:
+            description = "AADSTS50058: Nobody is signed in."
+            return _answer(parameters, {"error": "login_required", "error_description": description})
+        if session is None or asked.prompt & {"login", "select_account"}:
+            users = [user for user in list(self._records.users.values()) if flavour.admits(user, realm)]
             hinted = [user for user in users if user.username == hint]
-            return HTMLResponse(
-                pages.choose_user(client, hinted or users, _next_step(request, "signin", parameters))
-            )
-        return self._consent_or_code(request, flavour, realm, client, session, parameters)
+            return HTMLResponse(pages.choose_user(client, hinted or users, asked.next_step("signin")))
+        return self._consent_or_code(asked, session)
 
     async def _sign_in(self, request: Request, flavour: Flavour, realm: str) -> Response:
         parameters = dict(request.query_params)
@@ -131,7 +146,8 @@ class Endpoints:
         if session is None or session.user != user:
             session = ProviderSession(flavour.name, user, self._provider.now())
             self._records.sessions.append(session)
-        response = self._consent_or_code(request, flavour, realm, client, session, parameters)
+        asked = _Asked(flavour, realm, client, parameters, request.url.path.rpartition("/")[0])
+        response = self._consent_or_code(asked, session)
         # SameSite=None: a logout that the app posts is a cross-site request. Browsers keep Secure on loopback.
         response.set_cookie(_cookie(flavour), session.cookie, httponly=True, secure=True, samesite="none")
         return response
@@ -144,46 +160,36 @@ class Endpoints:
             return HTMLResponse(pages.error("Sign-in failed", "Please start again at the app."), 400)
         if (await _form(request)).get("consent") != "accept":
             return _answer(parameters, {"error": "access_denied", "error_description": "The user cancelled."})
-        self._records.consents.add((session.user.username, client))
-        return self._code(flavour, realm, client, session, parameters)
+        self._records.consents.add((session.user.username, client.client_id))
+        return self._code(_Asked(flavour, realm, client, parameters, request.url.path), session)
 
-    def _consent_or_code(
-        self,
-        request: Request,
-        flavour: Flavour,
-        realm: str,
-        client: Client,
-        session: ProviderSession,
-        parameters: Parameters,
-    ) -> Response:
-        prompt = parameters.get("prompt", "").split()
-        known = not client.consent or (session.user.username, client) in self._records.consents
-        if known and "consent" not in prompt:
-            return self._code(flavour, realm, client, session, parameters)
-        if "none" in prompt:
-            return _answer(parameters, {"error": "consent_required"})
-        action = _next_step(request, "consent", parameters)
-        return HTMLResponse(pages.consent(client, session.user, _scopes(parameters), action))
+    def _consent_or_code(self, asked: _Asked, session: ProviderSession) -> Response:
+        given = (session.user.username, asked.client.client_id) in self._records.consents
+        if (given or not asked.client.consent) and "consent" not in asked.prompt:
+            return self._code(asked, session)
+        if "none" in asked.prompt:
+            return _answer(asked.parameters, {"error": "consent_required"})
+        scopes = _scopes(asked.parameters)
+        return HTMLResponse(pages.consent(asked.client, session.user, scopes, asked.next_step("consent")))
 
-    def _code(
-        self, flavour: Flavour, realm: str, client: Client, session: ProviderSession, parameters: Parameters
-    ) -> Response:
+    def _code(self, asked: _Asked, session: ProviderSession) -> Response:
+        flavour, client, parameters = asked.flavour, asked.client, asked.parameters
         code = secrets.token_urlsafe(32)
-        session.clients[client.client_id] = flavour.issuer(realm, session.user)
+        session.clients[client.client_id] = flavour.issuer(asked.realm, session.user)
         self._records.codes[code] = Grant(
-            client,
-            realm,
-            _scopes(parameters),
-            session.user,
-            session,
-            parameters.get("nonce"),
-            parameters["redirect_uri"],
-            parameters.get("code_challenge"),
+            client=client,
+            realm=asked.realm,
+            scopes=_scopes(parameters),
+            user=session.user,
+            session=session,
+            nonce=parameters.get("nonce"),
+            redirect_uri=parameters["redirect_uri"],
+            code_challenge=parameters.get("code_challenge"),
         )
         answer = {"code": code}
         if session_state := flavour.session_state(session, client):
             answer["session_state"] = session_state
-        client_info = flavour.client_info(realm, session.user)
+        client_info = flavour.client_info(asked.realm, session.user)
         if client_info and parameters.get("client_info"):
             answer["client_info"] = client_info
         return _answer(parameters, answer)
@@ -228,7 +234,7 @@ class Endpoints:
     def _grant(self, flavour: Flavour, realm: str, client: Client, form: Parameters) -> dict[str, Any]:
         grant_type = form.get("grant_type")
         if grant_type == "authorization_code":
-            return self._issue(flavour, self._redeem_code(client, form), form)
+            return self._issue(flavour, replace(self._redeem_code(client, form), client=client), form)
         if grant_type == "refresh_token":
             return self._refresh(flavour, realm, client, form)
         if grant_type == JWT_BEARER:
@@ -239,7 +245,7 @@ class Endpoints:
 
     def _redeem_code(self, client: Client, form: Parameters) -> Grant:
         grant = self._records.codes.pop(form.get("code", ""), None)
-        if grant is None or grant.client != client:
+        if grant is None or grant.client.client_id != client.client_id:
             raise OAuthError("invalid_grant", "AADSTS54005: The code is unknown, or was used before.")
         if form.get("redirect_uri") != grant.redirect_uri:
             raise OAuthError("invalid_grant", "AADSTS50011: The redirect URI is another one.")
@@ -253,7 +259,9 @@ class Endpoints:
     def _refresh(self, flavour: Flavour, realm: str, client: Client, form: Parameters) -> dict[str, Any]:
         token = form.get("refresh_token", "")
         grant = self._records.refresh_tokens.get(token)
-        if grant is None or (grant.client != client and not (grant.client.family and client.family)):
+        if grant is None or (
+            grant.client.client_id != client.client_id and not (grant.client.family and client.family)
+        ):
             raise OAuthError(
                 "invalid_grant", "AADSTS700082: The refresh token is unknown, expired or revoked."
             )
@@ -288,7 +296,7 @@ class Endpoints:
 
     def _issue(self, flavour: Flavour, grant: Grant, form: Parameters) -> dict[str, Any]:
         lifetime = self._provider.access_token_seconds
-        response = {
+        response: dict[str, Any] = {
             "token_type": "Bearer",
             "scope": " ".join(scope for scope in grant.scopes if scope != "offline_access"),
             "expires_in": lifetime,
@@ -300,8 +308,9 @@ class Endpoints:
         if "openid" in grant.scopes:
             response["id_token"] = self._id_token(flavour, grant, grant.user)
         if "offline_access" in grant.scopes:
-            response["refresh_token"] = secrets.token_urlsafe(48)
-            self._records.refresh_tokens[response["refresh_token"]] = grant
+            refresh_token = secrets.token_urlsafe(48)
+            self._records.refresh_tokens[refresh_token] = grant
+            response["refresh_token"] = refresh_token
             if grant.client.family:
                 response["foci"] = "1"
         client_info = flavour.client_info(grant.realm, grant.user)
@@ -410,20 +419,22 @@ class Endpoints:
 
     async def end_session(
         self, flavour: Flavour, session: ProviderSession, initiator: Client | None = None
-    ) -> list[str]:
-        """End a provider session: post the logout tokens, and return the URLs of the iframes."""
+    ) -> list[pages.Frame]:
+        """End a provider session: post the logout tokens, and return what the iframes load."""
         session.ended = True
         if self._provider.revoke_on_logout:
             tokens = self._records.refresh_tokens
-            for token in [token for token, grant in tokens.items() if grant.session is session]:
+            for token in [token for token, grant in tokens.copy().items() if grant.session is session]:
                 del tokens[token]
         others = [client for client in flavour.clients_of(session) if client != initiator]
         await asyncio.gather(
             *(self._post_logout_token(client, session) for client in others if client.backchannel_logout_uri)
         )
         return [
-            frontchannel_url(
-                flavour, client.frontchannel_logout_uri, session, session.clients[client.client_id]
+            pages.Frame(
+                client.frontchannel_logout_uri,
+                flavour.frontchannel_parameters(session, session.clients[client.client_id]),
+                flavour.frontchannel_method,
             )
             for client in others
             if client.frontchannel_logout_uri
@@ -481,7 +492,7 @@ def _answer(parameters: Parameters, answer: dict[str, str]) -> Response:
     fields = {**answer, "state": parameters["state"]} if "state" in parameters else answer
     if parameters.get("response_mode") == "form_post":
         return HTMLResponse(pages.form_post(parameters["redirect_uri"], fields))
-    return RedirectResponse(with_query(parameters["redirect_uri"], fields), 302)
+    return RedirectResponse(pages.with_query(parameters["redirect_uri"], fields), 302)
 
 
 def _post_logout_target(
@@ -493,11 +504,7 @@ def _post_logout_target(
         return None, ""
     if uri not in flavour.post_logout_targets(initiator):
         return None, "The app's post_logout_redirect_uri is not registered for it."
-    return with_query(uri, {"state": parameters["state"]} if "state" in parameters else {}), ""
-
-
-def _next_step(request: Request, step: str, parameters: Parameters) -> str:
-    return f"{request.url.path.rpartition('/')[0]}/{step}?{urlencode(parameters)}"
+    return pages.with_query(uri, {"state": parameters["state"]} if "state" in parameters else {}), ""
 
 
 def _scopes(parameters: Parameters) -> tuple[str, ...]:

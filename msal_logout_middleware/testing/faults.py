@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -24,8 +25,8 @@ class Hold:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._held = 0
-        self._released: list[Callable[[], None]] = []
-        self.released = False
+        self._waiting: list[Callable[[], None]] = []
+        self._released = False
 
     @property
     def held(self) -> int:
@@ -46,9 +47,9 @@ class Hold:
     def release(self) -> None:
         """Let all go on, and hold nothing from now on."""
         with self._changed:
-            self.released = True
-            released, self._released = self._released, []
-        for go_on in released:
+            self._released = True
+            waiting, self._waiting = self._waiting, []
+        for go_on in waiting:
             go_on()
 
     def __enter__(self) -> Hold:
@@ -62,12 +63,17 @@ class Hold:
     async def pass_through(self) -> None:
         """Wait, on the server's loop, until released."""
         loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+        def go_on() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(event.set)
+
         with self._changed:
             self._held += 1
             self._changed.notify_all()
-            if self.released:
+            if self._released:
                 return
-            self._released.append(lambda: loop.call_soon_threadsafe(event.set))
+            self._waiting.append(go_on)
         await event.wait()
 
 
@@ -77,19 +83,15 @@ class Fault:
 
     Args:
         endpoints: Which; empty for all.
-        seconds: How long each waits first.
+        seconds: How long each waits at most.
         status: What each is answered instead.
-        hold: What holds each until released.
+        hold: What each waits for.
     """
 
     endpoints: frozenset[str]
-    seconds: float = 0.0
+    seconds: float | None = None
     status: int | None = None
     hold: Hold | None = None
-
-    def hits(self, endpoint: str) -> bool:
-        """Tell whether an endpoint is among them."""
-        return not self.endpoints or endpoint in self.endpoints
 
 
 class Faults:
@@ -97,7 +99,6 @@ class Faults:
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
-        self._slow: list[Hold] = []
 
     def add(self, fault: Fault) -> None:
         """Put a fault in force.
@@ -113,30 +114,19 @@ class Faults:
     def clear(self) -> None:
         """End all faults; what waits goes on at once."""
         faults, self._faults = self._faults, []
-        slow, self._slow = self._slow, []
-        for hold in (*(fault.hold for fault in faults if fault.hold), *slow):
-            hold.release()
+        for fault in faults:
+            if fault.hold:
+                fault.hold.release()
 
     async def befall(self, endpoint: str) -> int | None:
         """Wait as the faults have it, and return the status to answer instead, if any."""
         status = None
-        for fault in [fault for fault in self._faults if fault.hits(endpoint)]:
+        for fault in [each for each in self._faults if not each.endpoints or endpoint in each.endpoints]:
             if fault.hold:
-                await fault.hold.pass_through()
-            if fault.seconds:
-                await self._wait(fault.seconds)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(fault.hold.pass_through(), fault.seconds)
             status = fault.status or status
         return status
-
-    async def _wait(self, seconds: float) -> None:
-        slow = Hold()
-        self._slow.append(slow)
-        try:
-            await asyncio.wait_for(slow.pass_through(), seconds)
-        except TimeoutError:
-            return
-        finally:
-            slow.released or slow.release()
 
 
 async def answer_plainly(status: int, scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,8 +10,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, Literal
 
 from .records import Client, Grant, ProviderSession, Records, User
 
@@ -42,7 +41,14 @@ class Site:
 
 
 class Flavour(ABC):
-    """One kind of provider. All three share users, signing keys and the server."""
+    """One kind of provider. All three share users, signing keys and the server.
+
+    Attributes:
+        id_token_hint_required: Whether a logout without a valid `id_token_hint` is refused, as B2C can be told.
+        frontchannel_method: Whether iframes get the front-channel parameters by `GET`, or as a form.
+        max_query_length: In characters, of a logout request; a longer one is refused, by Entra with
+            AADSTS90015. `None` for no limit.
+    """
 
     name: str
     paths: Mapping[str, str]
@@ -52,6 +58,7 @@ class Flavour(ABC):
         self._site = site
         self._records = records
         self.id_token_hint_required = False
+        self.frontchannel_method: Literal["GET", "POST"] = "GET"
         self.max_query_length: int | None = None
 
     def register(
@@ -179,7 +186,7 @@ class _Microsoft(Flavour):
         clients = (
             [client]
             if client
-            else [each for each in self._records.clients.values() if each.flavour == self.name]
+            else [each for each in list(self._records.clients.values()) if each.flavour == self.name]
         )
         return tuple(
             uri for each in clients for uri in (*each.redirect_uris, *each.post_logout_redirect_uris)
@@ -189,7 +196,7 @@ class _Microsoft(Flavour):
 class Entra(_Microsoft):
     """Microsoft Entra ID: tenants as paths, guests, `/common`, `client_info`, `sid` only in iframes.
 
-    Args:
+    Attributes:
         tenant_id: The tenant of `authority`, and the home of users who are added without one.
     """
 
@@ -222,7 +229,7 @@ class Entra(_Microsoft):
     def knows(self, realm: str) -> bool:
         """Tell whether this is a tenant that has users, or stands for all."""
         tenants = {self.tenant_id, *ANY_TENANT}
-        for user in self._records.users.values():
+        for user in list(self._records.users.values()):
             tenants |= {user.tid, *user.guest_oids}
         return realm in tenants
 
@@ -283,10 +290,7 @@ class Entra(_Microsoft):
 
 
 class B2C(_Microsoft):
-    """Azure AD B2C: user flows (policies) as paths, one issuer for all, `client_info` of `oid-policy.tid`.
-
-    `id_token_hint_required` makes it refuse a logout without one, as the user flow's setting does.
-    """
+    """Azure AD B2C: user flows (policies) as paths, one issuer for all, `client_info` of `oid-policy.tid`."""
 
     name = "b2c"
     tenant_name = "contosob2c.onmicrosoft.com"
@@ -397,18 +401,6 @@ class Generic(Flavour):
             "backchannel_logout_supported": True,
             "backchannel_logout_session_supported": True,
         }
-
-
-def frontchannel_url(flavour: Flavour, uri: str, session: ProviderSession, issuer: str) -> str:
-    """Return the URL of a front-channel iframe; a query that the client registered is kept."""
-    return with_query(uri, flavour.frontchannel_parameters(session, issuer))
-
-
-def with_query(uri: str, parameters: Mapping[str, str]) -> str:
-    """Add parameters to a URI."""
-    if not parameters:
-        return uri
-    return f"{uri}{'&' if '?' in uri else '?'}{urlencode(parameters)}"
 
 
 def _client_info(uid: str, utid: str) -> str:

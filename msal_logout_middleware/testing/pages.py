@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from html import escape
+from typing import Literal
+from urllib.parse import urlencode
 
 from .records import Client, User
 
@@ -30,6 +33,21 @@ def _page(title: str, body: str, *, head: str = "") -> str:
         "<footer>An embedded provider for tests. No password, no secret, no real account.</footer>"
         "</main></body></html>"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a hidden iframe loads.
+
+    Args:
+        uri: The client's front-channel logout URI, with what it has of a query.
+        parameters: What is sent along.
+        method: `GET`, or `POST` for a form.
+    """
+
+    uri: str
+    parameters: Mapping[str, str]
+    method: Literal["GET", "POST"] = "GET"
 
 
 def choose_user(client: Client, users: Iterable[User], action: str) -> str:
@@ -59,18 +77,14 @@ def consent(client: Client, user: User, scopes: Iterable[str], action: str) -> s
 
 def form_post(uri: str, fields: Mapping[str, str]) -> str:
     """Return the page that posts the authorization response (OAuth 2.0 Form Post Response Mode, 2)."""
-    inputs = "".join(
-        f'<input type="hidden" name="{escape(name)}" value="{escape(value)}">'
-        for name, value in fields.items()
-    )
     return _page(
         "Signing in",
-        f'<form method="post" action="{escape(uri)}">{inputs}<button>Continue</button></form>'
+        f'<form method="post" action="{escape(uri)}">{_hidden(fields)}<button>Continue</button></form>'
         "<script>document.forms[0].submit()</script>",
     )
 
 
-def signed_out(frames: Iterable[str], target: str | None, note: str = "", *, wait_seconds: int = 4) -> str:
+def signed_out(frames: Iterable[Frame], target: str | None, note: str = "", *, wait_seconds: int = 4) -> str:
     """Return the page after a logout.
 
     Args:
@@ -79,7 +93,7 @@ def signed_out(frames: Iterable[str], target: str | None, note: str = "", *, wai
         note: Why it does not.
         wait_seconds: How long a browser waits for the iframes at most.
     """
-    iframes = "".join(f'<iframe src="{escape(frame)}"></iframe>' for frame in frames)
+    iframes = "".join(_iframe(f"frame{number}", frame) for number, frame in enumerate(frames))
     if target is None:
         return _page("Signed out", f"<p>You have signed out. {escape(note)}</p>{iframes}")
     return _page(
@@ -88,6 +102,30 @@ def signed_out(frames: Iterable[str], target: str | None, note: str = "", *, wai
         "<script>addEventListener('load', () => location.replace(document.getElementById('continue').href))</script>",
         head=f'<meta http-equiv="refresh" content="{wait_seconds};url={escape(target)}">',
     )
+
+
+def _iframe(name: str, frame: Frame) -> str:
+    if frame.method == "GET":
+        return f'<iframe src="{escape(with_query(frame.uri, frame.parameters))}"></iframe>'
+    return (
+        f'<iframe name="{name}"></iframe>'
+        f'<form method="post" action="{escape(frame.uri)}" target="{name}">{_hidden(frame.parameters)}</form>'
+        f"<script>document.forms[document.forms.length - 1].submit()</script>"
+    )
+
+
+def _hidden(fields: Mapping[str, str]) -> str:
+    return "".join(
+        f'<input type="hidden" name="{escape(name)}" value="{escape(value)}">'
+        for name, value in fields.items()
+    )
+
+
+def with_query(uri: str, parameters: Mapping[str, str]) -> str:
+    """Add parameters to a URI, and keep the query that it has."""
+    if not parameters:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}{urlencode(parameters)}"
 
 
 def error(title: str, detail: str) -> str:

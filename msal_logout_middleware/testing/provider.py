@@ -97,6 +97,7 @@ class EmbeddedProvider:
 
     def close(self) -> None:
         """Stop serving, for good."""
+        self._server.cut()
         self._faults.clear()
         self._server.close()
         self._directory.cleanup()
@@ -148,7 +149,7 @@ class EmbeddedProvider:
         return Browser(ca_file=self.ca_file, third_party_cookies=third_party_cookies)
 
     def now(self) -> int:
-        """The provider's clock, in seconds since 1970."""
+        """Return the time by the provider's clock, in seconds since 1970."""
         return int(time.time()) + self.clock_offset_seconds
 
     # Who is there
@@ -275,7 +276,7 @@ class EmbeddedProvider:
 
     def slow(self, seconds: float, *endpoints: str) -> None:
         """Let requests, or those to some endpoints, wait before they are answered, until `back`."""
-        self._faults.add(Fault(frozenset(endpoints), seconds=seconds))
+        self._faults.add(Fault(frozenset(endpoints), seconds=seconds, hold=Hold()))
 
     def fail(self, status: int, *endpoints: str) -> None:
         """Answer requests, or those to some endpoints, with a status and nothing else, until `back`."""
@@ -289,6 +290,7 @@ class EmbeddedProvider:
 
     def gone(self) -> None:
         """Refuse connections and cut those that are open, until `back`."""
+        self._server.cut()
         self._faults.clear()
         self._server.stop()
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def embedded_provider() -> Iterator[EmbeddedProvider]:
-    """The one provider of a test run; ask for `provider`, which is it without anything of earlier tests."""
+    """Serve the one provider of a test run; ask for `provider`, which is it with nothing left of earlier tests."""
     from .provider import EmbeddedProvider  # noqa: PLC0415 - suites that do not use it do not pay for it
 
     with EmbeddedProvider(browser_host="idp.localhost") as provider:
@@ -23,7 +23,7 @@ def embedded_provider() -> Iterator[EmbeddedProvider]:
 
 @pytest.fixture
 def provider(embedded_provider: EmbeddedProvider) -> Iterator[EmbeddedProvider]:
-    """A running provider with no users and no clients yet, whose certificate `requests` and MSAL trust."""
+    """Give a running provider with no users and no clients yet, whose certificate `requests` and MSAL trust."""
     embedded_provider.back()
     embedded_provider.reset()
     with embedded_provider.trusted():
@@ -33,6 +33,6 @@ def provider(embedded_provider: EmbeddedProvider) -> Iterator[EmbeddedProvider]:
 
 @pytest.fixture
 def browser(provider: EmbeddedProvider) -> Iterator[Browser]:
-    """A scripted browser that blocks third-party cookies."""
+    """Give a scripted browser that blocks third-party cookies."""
     with provider.browser() as browser:
         yield browser

@@ -151,7 +151,7 @@ class Records:
     codes: dict[str, Grant] = field(default_factory=dict)
     refresh_tokens: dict[str, Grant] = field(default_factory=dict)
     access_tokens: dict[str, Grant] = field(default_factory=dict)
-    consents: set[tuple[str, Client]] = field(default_factory=set)
+    consents: set[tuple[str, str]] = field(default_factory=set)
     requests: list[RecordedRequest] = field(default_factory=list)
     backchannel_calls: list[BackchannelCall] = field(default_factory=list)
 

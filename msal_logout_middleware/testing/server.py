@@ -58,6 +58,11 @@ class LoopbackServer:
         self._thread.start()
         started.result(START_TIMEOUT_SECONDS)
 
+    def cut(self) -> None:
+        """Cut the connections that are open; what is being answered is answered to nobody."""
+        if self._thread:
+            self.call(self._abort())
+
     def stop(self) -> None:
         """Refuse connections, and cut those that are open."""
         if not self._thread or not self._loop:
@@ -85,23 +90,27 @@ class LoopbackServer:
 
     async def _serve(self, started: Future[None]) -> None:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
-        servers = [self._server(None if index else self._tls) for index in range(len(self._sockets))]
+        self._servers = [self._server(None if index else self._tls) for index in range(len(self._sockets))]
         serving = [
             asyncio.create_task(server.serve([bound]))
-            for server, bound in zip(servers, self._sockets, strict=True)
+            for server, bound in zip(self._servers, self._sockets, strict=True)
         ]
-        while not all(server.started for server in servers):
+        while not all(server.started for server in self._servers):  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.001)
         started.set_result(None)
         await self._stopped.wait()
-        for server in servers:
+        for server in self._servers:
             server.should_exit = server.force_exit = True
-            for connection in list(server.server_state.connections):
-                if connection.transport:
-                    connection.transport.abort()
+        await self._abort()
         await asyncio.gather(*serving)
         # Bound again at once, so that nobody else takes the ports; not listening, so refusing.
         self._sockets = [_bound(port) for port in self.ports]
+
+    async def _abort(self) -> None:
+        for server in self._servers:
+            for connection in list(server.server_state.connections):
+                if connection.transport:
+                    connection.transport.abort()
 
     def _server(self, tls: ssl.SSLContext | None) -> uvicorn.Server:
         config = uvicorn.Config(
