@@ -1,0 +1,702 @@
+"""What every store must do, as pytest classes to subclass: yours gives a `store` fixture.
+
+Stores may be sync or async; an async `store` fixture runs in the event loop of its test.
+"""
+
+# ruff: noqa: S101, D102 - these are tests: they assert, and their names are their documentation.
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from .._drive import MaybeAwaitable, settle
+from ..stores import (
+    Claim,
+    Ending,
+    KeyMark,
+    Mark,
+    SessionIndex,
+    SessionRecord,
+    Store,
+    TokenCacheStore,
+)
+
+__all__ = ["Clock", "StoreContract", "TokenCacheStoreContract"]
+
+T = TypeVar("T")
+
+_HOUR = 3_600.0
+_CALLERS = 8
+_LONG_SECONDS = 60
+
+
+class Clock:
+    """A clock that stands still until it is set.
+
+    Args:
+        now: The time in seconds since 1970.
+    """
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """Return the time in seconds since 1970."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Set the clock ahead, or back."""
+        self.now += seconds
+
+
+async def _at_once(calls: Sequence[Callable[[], MaybeAwaitable[T]]]) -> list[T]:
+    """Make calls at the same moment: of a sync store in as many threads, of an async one in as many tasks."""
+    start = threading.Barrier(len(calls))
+    threads = anyio.CapacityLimiter(len(calls))
+    answers: dict[int, T] = {}
+
+    def call_at_start(call: Callable[[], MaybeAwaitable[T]]) -> MaybeAwaitable[T]:
+        start.wait(timeout=_LONG_SECONDS)
+        return call()
+
+    async def answer(number: int) -> None:
+        said = await anyio.to_thread.run_sync(call_at_start, calls[number], limiter=threads)
+        answers[number] = await settle(said)
+
+    async with anyio.create_task_group() as callers:
+        for number in range(len(calls)):
+            callers.start_soon(answer, number)
+    return [answers[number] for number in range(len(calls))]
+
+
+class TokenCacheStoreContract:
+    """What a store of token caches must do: two methods, and no write is ever lost.
+
+    Subclass it with a `store` fixture that gives an empty store:
+
+        class TestMyStore(TokenCacheStoreContract):
+            @pytest.fixture
+            def store(self, tmp_path):
+                return MyStore(tmp_path / "caches")
+    """
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        """Return the event loop that the tests run in."""
+        return "asyncio"
+
+    @pytest.fixture
+    def store(self) -> Any:
+        """Return an empty store."""
+        raise NotImplementedError("give your subclass a `store` fixture that returns an empty store")
+
+    async def test_cache_that_was_never_written_is_absent(self, store: TokenCacheStore) -> None:
+        loaded = await settle(store.load("nobody"))
+        assert loaded.data is None
+        assert isinstance(loaded.version, str)
+
+    async def test_what_is_written_is_loaded_byte_for_byte(self, store: TokenCacheStore) -> None:
+        data = bytes(range(256)) * 2
+        assert await _write(store, "alice", data)
+        assert (await settle(store.load("alice"))).data == data
+
+    async def test_cache_of_a_megabyte_is_kept(self, store: TokenCacheStore) -> None:
+        data = b'{"AccessToken": "' + bytes(range(32, 127)) * 11_000 + b'"}'
+        assert len(data) > 1_000_000
+        assert await _write(store, "alice", data)
+        assert (await settle(store.load("alice"))).data == data
+
+    async def test_loading_changes_nothing(self, store: TokenCacheStore) -> None:
+        await _write(store, "alice", b"1")
+        assert await settle(store.load("alice")) == await settle(store.load("alice"))
+
+    async def test_save_over_another_save_is_refused(self, store: TokenCacheStore) -> None:
+        before = await settle(store.load("alice"))
+        assert await settle(store.replace("alice", before.version, b"first"))
+        after = await settle(store.load("alice"))
+        assert not await settle(store.replace("alice", before.version, b"second"))
+        assert await settle(store.load("alice")) == after
+
+    async def test_save_with_a_version_that_never_was_is_refused(self, store: TokenCacheStore) -> None:
+        assert not await settle(store.replace("nobody", "no such version", b"1"))
+        assert (await settle(store.load("nobody"))).data is None
+
+    async def test_version_of_one_key_is_not_that_of_another(self, store: TokenCacheStore) -> None:
+        await _write(store, "alice", b"1")
+        await _write(store, "bob", b"1")
+        alice, bob = await settle(store.load("alice")), await settle(store.load("bob"))
+        assert alice.version != bob.version
+        assert not await settle(store.replace("bob", alice.version, b"2"))
+
+    async def test_removed_cache_is_absent(self, store: TokenCacheStore) -> None:
+        await _write(store, "alice", b"1")
+        assert await _write(store, "alice", None)
+        assert (await settle(store.load("alice"))).data is None
+
+    async def test_save_after_a_removal_is_refused(self, store: TokenCacheStore) -> None:
+        await _write(store, "alice", b"1")
+        before = await settle(store.load("alice"))
+        await _write(store, "alice", None)
+        assert not await settle(store.replace("alice", before.version, b"late"))
+        assert (await settle(store.load("alice"))).data is None
+
+    async def test_first_save_after_another_save_and_its_removal_is_refused(
+        self, store: TokenCacheStore
+    ) -> None:
+        never_there = await settle(store.load("alice"))
+        await _write(store, "alice", b"1")
+        await _write(store, "alice", None)
+        assert not await settle(store.replace("alice", never_there.version, b"late"))
+        assert (await settle(store.load("alice"))).data is None
+
+    async def test_first_save_after_the_removal_of_nothing_is_refused(self, store: TokenCacheStore) -> None:
+        never_there = await settle(store.load("alice"))
+        assert await settle(store.replace("alice", never_there.version, None))
+        assert not await settle(store.replace("alice", never_there.version, b"late"))
+
+    async def test_removing_twice_is_no_error(self, store: TokenCacheStore) -> None:
+        await _write(store, "alice", b"1")
+        assert await _write(store, "alice", None)
+        assert await _write(store, "alice", None)
+        assert (await settle(store.load("alice"))).data is None
+
+    async def test_removed_cache_can_be_written_again(self, store: TokenCacheStore) -> None:
+        await _write(store, "alice", b"1")
+        await _write(store, "alice", None)
+        assert await _write(store, "alice", b"2")
+        assert (await settle(store.load("alice"))).data == b"2"
+
+    async def test_no_version_comes_twice(self, store: TokenCacheStore) -> None:
+        versions = [(await settle(store.load("alice"))).version]
+        for data in (b"same", b"same", None, None, b"same", None, b"same") * 3:
+            await _write(store, "alice", data)
+            versions.append((await settle(store.load("alice"))).version)
+        assert len(set(versions)) == len(versions)
+
+    async def test_keys_that_look_alike_are_kept_apart(self, store: TokenCacheStore) -> None:
+        keys = [
+            *(
+                "alice",
+                "Alice",
+                "ALICE",
+                "alice ",
+                " alice",
+                "alice%",
+                "alic_",
+                "a*",
+                "alice\\",
+                "'; --",
+                '"',
+            ),
+            *(
+                "é",
+                "e\u0301",
+                "ﬁ",
+                "fi",
+                "ß",
+                "ss",
+                "İ",
+                "i",
+                "\U0001f511",
+                "\U0001f510",
+                "\u200d",
+                "a/b",
+                "a:b",
+            ),
+            *("00000000-0000-0000-0000-000000000001.tid", "x" * 499 + "1", "x" * 499 + "2"),
+        ]
+        for number, key in enumerate(keys):
+            assert await _write(store, key, str(number).encode())
+        for number, key in enumerate(keys):
+            assert (await settle(store.load(key))).data == str(number).encode()
+
+    @pytest.mark.parametrize("key", ["", "alice\0", "alice\0bob", "\ud800", "\udfff alice"])
+    async def test_strange_key_is_kept_apart_or_is_a_value_error(
+        self, store: TokenCacheStore, key: str
+    ) -> None:
+        await _write(store, "alice", b"hers")
+        try:
+            written = await _write(store, key, b"strange")
+        except ValueError:
+            with pytest.raises(ValueError):  # noqa: PT011 - the words are the store's own
+                await settle(store.load(key))
+        else:
+            assert written
+            assert (await settle(store.load(key))).data == b"strange"
+        assert (await settle(store.load("alice"))).data == b"hers"
+
+    async def test_of_saves_at_once_only_one_is_written(self, store: TokenCacheStore) -> None:
+        for data in (b"1", None, b"2"):
+            version = (await settle(store.load("alice"))).version
+            names = [f"{data!r} {number}".encode() for number in range(_CALLERS)]
+            written = await _at_once([_bound(store.replace, "alice", version, name) for name in names])
+            assert sum(written) == 1
+            assert (await settle(store.load("alice"))).data == names[written.index(True)]
+            await _write(store, "alice", data)
+
+    async def test_no_write_among_many_is_lost(self, store: TokenCacheStore) -> None:
+        written = 0
+        while written < 3 * _CALLERS:
+            before = await settle(store.load("alice"))
+            count = str(int(before.data or b"0") + 1).encode()
+            calls = [_bound(store.replace, "alice", before.version, count) for _ in range(_CALLERS)]
+            written += sum(await _at_once(calls))
+            assert (await settle(store.load("alice"))).data == str(written).encode()
+
+
+async def _write(store: TokenCacheStore, key: str, data: bytes | None) -> bool:
+    loaded = await settle(store.load(key))
+    return await settle(store.replace(key, loaded.version, data))
+
+
+def _bound(
+    call: Callable[..., MaybeAwaitable[T]], *args: Any, **options: Any
+) -> Callable[[], MaybeAwaitable[T]]:
+    return lambda: call(*args, **options)
+
+
+class StoreContract(TokenCacheStoreContract):
+    """What a whole store must do: token caches, the session index, ended marks, the journal, `jti`s.
+
+    Subclass it with a `store` fixture that gives an empty store whose times come from the `clock` fixture:
+
+        class TestMyStore(StoreContract):
+            @pytest.fixture
+            def store(self, clock):
+                return MyStore(clock=clock)
+    """
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        """Return the clock that the store is to be given."""
+        return Clock()
+
+    def record(self, handle: str, session: str = "session", **changes: Any) -> SessionRecord:
+        """Return a record of a session that lives for an hour."""
+        values: dict[str, Any] = {
+            "handle": handle,
+            "session": session,
+            "keys": ("sid", "sub"),
+            "issued_at": Clock().now,
+            "data": b"\0sealed\xff",
+            "expires_at": Clock().now + _HOUR,
+        }
+        return SessionRecord(**{**values, **changes})
+
+    def ending(self, **changes: Any) -> Ending:
+        """Return an ending whose marks last for an hour."""
+        return Ending(**{"expires_at": Clock().now + _HOUR, **changes})
+
+    # Recording
+
+    async def test_recorded_session_is_found_by_handle_and_by_every_key(self, store: Store) -> None:
+        record = self.record("h")
+        assert await settle(store.add(record, sign_in=True))
+        assert await settle(store.get("h")) == record
+        assert list(await settle(store.find("sid"))) == [record]
+        assert list(await settle(store.find("sub"))) == [record]
+
+    async def test_what_was_never_recorded_is_not_found(self, store: Store) -> None:
+        await settle(store.add(self.record("h"), sign_in=True))
+        assert await settle(store.get("sid")) is None
+        assert list(await settle(store.find("h"))) == []
+
+    async def test_handle_is_recorded_once(self, store: Store) -> None:
+        record = self.record("h")
+        await settle(store.add(record, sign_in=True))
+        assert await settle(store.add(self.record("h", "other", keys=("new",)), sign_in=True))
+        assert await settle(store.join(self.record("h", "other", keys=("new",))))
+        assert await settle(store.get("h")) == record
+        assert list(await settle(store.find("new"))) == []
+
+    async def test_key_finds_every_handle_of_every_session(self, store: Store) -> None:
+        records = [self.record("h1", "a"), self.record("h2", "a"), self.record("h3", "b", keys=("sub",))]
+        assert await settle(store.add(records[0], sign_in=True))
+        assert await settle(store.join(records[1]))
+        assert await settle(store.add(records[2], sign_in=False))
+        assert {found.handle for found in await settle(store.find("sub"))} == {"h1", "h2", "h3"}
+        assert {found.handle for found in await settle(store.find("sid"))} == {"h1", "h2"}
+
+    async def test_session_without_keys_or_with_one_twice_is_recorded(self, store: Store) -> None:
+        assert await settle(store.add(self.record("h1", keys=()), sign_in=True))
+        assert await settle(store.add(self.record("h2", keys=("k", "k")), sign_in=True))
+        assert len(await settle(store.find("k"))) == 1
+
+    async def test_record_is_gone_when_its_session_expires(self, store: Store, clock: Clock) -> None:
+        await settle(store.add(self.record("h"), sign_in=True))
+        clock.advance(_HOUR - 1)
+        assert await settle(store.get("h"))
+        clock.advance(1)
+        assert await settle(store.get("h")) is None
+        assert list(await settle(store.find("sub"))) == []
+
+    async def test_handle_whose_record_expired_can_be_recorded_anew(self, store: Store, clock: Clock) -> None:
+        await settle(store.add(self.record("h", keys=("old",)), sign_in=True))
+        clock.advance(_HOUR)
+        again = self.record("h", "again", keys=("new",), expires_at=clock.now + _HOUR)
+        assert await settle(store.add(again, sign_in=False))
+        assert await settle(store.get("h")) == again
+        assert list(await settle(store.find("old"))) == []
+
+    # Ending
+
+    async def test_ended_handle_is_dead_for_good(self, store: Store) -> None:
+        await settle(store.add(self.record("h"), sign_in=True))
+        await settle(store.end(self.ending(handles=("h",))))
+        await self._assert_dead(store, "h")
+
+    async def test_handle_that_was_never_seen_can_be_ended(self, store: Store) -> None:
+        await settle(store.end(self.ending(handles=("h",))))
+        await self._assert_dead(store, "h")
+
+    async def _assert_dead(self, store: SessionIndex, handle: str, session: str = "another") -> None:
+        assert await settle(store.get(handle)) is None
+        assert handle not in {found.handle for found in await settle(store.find("sub"))}
+        for sign_in in (True, False):
+            assert not await settle(store.add(self.record(handle, session), sign_in=sign_in))
+        assert not await settle(store.join(self.record(handle, session)))
+        assert await settle(store.get(handle)) is None
+        assert handle not in {found.handle for found in await settle(store.find("sub"))}
+
+    async def test_ending_a_handle_leaves_the_others_of_its_session(self, store: Store) -> None:
+        await settle(store.add(self.record("h1"), sign_in=True))
+        await settle(store.join(self.record("h2")))
+        await settle(store.end(self.ending(handles=("h1",))))
+        assert await settle(store.get("h2"))
+        assert await settle(store.join(self.record("h3")))
+
+    async def test_ending_a_session_ends_all_its_handles_and_no_others(self, store: Store) -> None:
+        await settle(store.add(self.record("h1", "a"), sign_in=True))
+        await settle(store.join(self.record("h2", "a")))
+        await settle(store.add(self.record("other", "b"), sign_in=True))
+        await settle(store.end(self.ending(sessions=("a",))))
+        await self._assert_dead(store, "h1")
+        await self._assert_dead(store, "h2")
+        assert [found.handle for found in await settle(store.find("sub"))] == ["other"]
+
+    @pytest.mark.parametrize("known", [True, False])
+    async def test_handle_cannot_join_an_ended_session(self, store: Store, known: bool) -> None:
+        if known:
+            await settle(store.add(self.record("h", "a"), sign_in=True))
+        await settle(store.end(self.ending(sessions=("a",))))
+        await self._assert_dead(store, "later", session="a")
+
+    async def test_ending_what_is_unknown_expired_or_ended_is_no_error(
+        self, store: Store, clock: Clock
+    ) -> None:
+        await settle(store.add(self.record("h", "a"), sign_in=True))
+        clock.advance(_HOUR)
+        ending = Ending(handles=("h", "x"), sessions=("a", "y"), expires_at=clock.now + _HOUR)
+        first, second = await settle(store.end(ending)), await settle(store.end(ending))
+        assert first.claimed
+        assert second.claimed
+        assert second.sequence > first.sequence
+        await self._assert_dead(store, "h")
+
+    async def test_marks_end_what_they_mark_until_they_expire(self, store: Store, clock: Clock) -> None:
+        await settle(
+            store.end(self.ending(handles=("h",), sessions=("a",), keys=(KeyMark("sub", clock.now),)))
+        )
+        clock.advance(_HOUR - 1)
+        await self._assert_dead(store, "h")
+        await self._assert_dead(store, "x", session="a")
+        assert not await settle(store.add(self.record("y", "b"), sign_in=False))
+        clock.advance(1)
+        for handle, session in (("h", "new"), ("x", "a"), ("y", "b")):
+            record = self.record(handle, session, expires_at=clock.now + _HOUR)
+            assert await settle(store.add(record, sign_in=False))
+
+    async def test_ending_again_never_shortens_a_mark(self, store: Store, clock: Clock) -> None:
+        await settle(
+            store.end(self.ending(handles=("h",), sessions=("a",), keys=(KeyMark("sub", clock.now),)))
+        )
+        sooner = clock.now + 10
+        marks = {"handles": ("h",), "sessions": ("a",), "keys": (KeyMark("sub", clock.now),)}
+        await settle(store.end(self.ending(**marks, expires_at=sooner)))
+        clock.now = sooner
+        await self._assert_dead(store, "h")
+        await self._assert_dead(store, "x", session="a")
+        assert not await settle(store.add(self.record("y", "b"), sign_in=False))
+
+    async def test_clock_that_is_set_ahead_and_back_revives_nothing(self, store: Store, clock: Clock) -> None:
+        await settle(store.add(self.record("h", "a"), sign_in=True))
+        claim = Claim("jti", clock.now + _HOUR)
+        await settle(store.end(self.ending(sessions=("a",), keys=(KeyMark("sub", clock.now),), claim=claim)))
+        clock.advance(1.5 * _HOUR)
+        for number in range(50):  # writes, by which a store may forget what has expired
+            await settle(store.add(self.record(f"other {number}", keys=()), sign_in=True))
+        clock.advance(-1.4 * _HOUR)
+        await self._assert_dead(store, "h")
+        await self._assert_dead(store, "x", session="a")
+        assert not await settle(store.add(self.record("y", "b"), sign_in=False))
+        assert not (await settle(store.end(self.ending(claim=claim)))).claimed
+
+    async def test_clock_that_is_set_back_revives_nothing(self, store: Store, clock: Clock) -> None:
+        await settle(store.add(self.record("h"), sign_in=True))
+        await settle(store.end(self.ending(handles=("h",))))
+        clock.advance(-365 * 24 * _HOUR)
+        await self._assert_dead(store, "h")
+
+    # Key marks
+
+    async def test_key_mark_ends_what_is_first_seen_later_and_was_issued_up_to_its_time(
+        self, store: Store, clock: Clock
+    ) -> None:
+        await settle(store.end(self.ending(keys=(KeyMark("sid", clock.now),))))
+        for number, (issued_at, lives) in enumerate(
+            [(clock.now - _HOUR, False), (clock.now, False), (clock.now + 0.5, True), (clock.now + 1, True)]
+        ):
+            record = self.record(f"h{number}", f"s{number}", issued_at=issued_at)
+            assert await settle(store.add(record, sign_in=False)) is lives
+            assert (await settle(store.get(record.handle)) is not None) is lives
+
+    async def test_key_mark_does_not_refuse_a_later_sign_in(self, store: Store, clock: Clock) -> None:
+        await settle(store.end(self.ending(keys=(KeyMark("sid", clock.now + _HOUR),))))
+        assert await settle(store.add(self.record("h"), sign_in=True))
+        assert await settle(store.get("h"))
+        assert await settle(store.add(self.record("h"), sign_in=False))
+        assert await settle(store.join(self.record("h2")))
+
+    async def test_key_mark_does_not_end_what_is_recorded(self, store: Store, clock: Clock) -> None:
+        await settle(store.add(self.record("h"), sign_in=False))
+        await settle(store.end(self.ending(keys=(KeyMark("sid", clock.now + _HOUR),))))
+        assert await settle(store.get("h"))
+        assert await settle(store.add(self.record("h"), sign_in=False))
+
+    async def test_key_mark_of_another_key_ends_nothing(self, store: Store, clock: Clock) -> None:
+        await settle(store.end(self.ending(keys=(KeyMark("other", clock.now + _HOUR),))))
+        assert await settle(store.add(self.record("h"), sign_in=False))
+
+    async def test_time_of_a_key_mark_only_grows(self, store: Store, clock: Clock) -> None:
+        for before in (clock.now, clock.now - 100):
+            await settle(store.end(self.ending(keys=(KeyMark("sub", before),))))
+        assert not await settle(store.add(self.record("h"), sign_in=False))
+        marks = (await settle(store.marks_since(0, limit=10))).marks
+        assert [(mark.value, mark.before) for mark in marks] == [("sub", clock.now)]
+
+    async def test_time_of_a_key_mark_starts_anew_once_it_expired(self, store: Store, clock: Clock) -> None:
+        await settle(store.end(self.ending(keys=(KeyMark("sub", clock.now + 10 * _HOUR),))))
+        clock.advance(_HOUR)
+        await settle(store.end(self.ending(keys=(KeyMark("sub", 5.0),), expires_at=clock.now + _HOUR)))
+        assert await settle(store.add(self.record("h", expires_at=clock.now + 1), sign_in=False))
+
+    # Claims
+
+    async def test_claim_is_granted_once_and_a_refused_ending_changes_nothing(
+        self, store: Store, clock: Clock
+    ) -> None:
+        await settle(store.add(self.record("h"), sign_in=True))
+        claim = Claim("jti", clock.now + _HOUR)
+        granted = await settle(store.end(self.ending(claim=claim)))
+        assert granted.claimed
+        marks = {"handles": ("h",), "sessions": ("session",), "keys": (KeyMark("sub", clock.now),)}
+        refused = await settle(store.end(self.ending(**marks, work=b"work", claim=claim)))
+        assert (refused.claimed, refused.row) == (False, None)
+        assert await settle(store.get("h"))
+        assert await settle(store.join(self.record("h2")))
+        assert await settle(store.add(self.record("h3", "b"), sign_in=False))
+        assert await settle(store.open_rows()) == 0
+        assert list((await settle(store.marks_since(0, limit=10))).marks) == []
+        assert (await settle(store.end(self.ending()))).sequence > granted.sequence
+
+    async def test_claims_do_not_stand_in_each_others_way(self, store: Store, clock: Clock) -> None:
+        for name in ("jti 1", "jti 2", "JTI 1"):
+            assert (await settle(store.end(self.ending(claim=Claim(name, clock.now + _HOUR))))).claimed
+
+    async def test_claim_can_be_made_again_once_it_expired(self, store: Store, clock: Clock) -> None:
+        assert (await settle(store.end(self.ending(claim=Claim("jti", clock.now + 10))))).claimed
+        clock.advance(9)
+        assert not (await settle(store.end(self.ending(claim=Claim("jti", clock.now + 10))))).claimed
+        clock.advance(1)
+        assert (await settle(store.end(self.ending(claim=Claim("jti", clock.now + 10))))).claimed
+        assert not (await settle(store.end(self.ending(claim=Claim("jti", clock.now + 10))))).claimed
+
+    # The journal
+
+    async def test_work_belongs_to_its_writer_until_the_lease_runs_out(
+        self, store: Store, clock: Clock
+    ) -> None:
+        ended = await settle(store.end(self.ending(work=b"\0work\xff", lease_seconds=30)))
+        assert ended.row is not None
+        assert await settle(store.open_rows()) == 1
+        clock.advance(29.5)
+        assert list(await settle(store.take(limit=10, lease_seconds=5))) == []
+        clock.advance(0.5)
+        assert list(await settle(store.take(limit=10, lease_seconds=5))) == [(ended.row, b"\0work\xff")]
+        clock.advance(4.5)
+        assert list(await settle(store.take(limit=10, lease_seconds=5))) == []
+        clock.advance(0.5)
+        assert list(await settle(store.take(limit=10, lease_seconds=5))) == [(ended.row, b"\0work\xff")]
+
+    async def test_ending_without_work_leaves_none(self, store: Store) -> None:
+        assert (await settle(store.end(self.ending(handles=("h",))))).row is None
+        assert await settle(store.open_rows()) == 0
+
+    async def test_work_is_taken_oldest_first_and_up_to_the_limit(self, store: Store, clock: Clock) -> None:
+        for lease, work in ((3, b"1"), (1, b"2"), (2, b"3")):
+            await settle(store.end(self.ending(work=work, lease_seconds=lease)))
+        clock.advance(3)
+        assert [row.work for row in await settle(store.take(limit=2, lease_seconds=9))] == [b"1", b"2"]
+        assert [row.work for row in await settle(store.take(limit=2, lease_seconds=9))] == [b"3"]
+        assert await settle(store.open_rows()) == 3
+
+    async def test_finished_work_is_gone_and_finishing_again_is_no_error(
+        self, store: Store, clock: Clock
+    ) -> None:
+        first = await settle(store.end(self.ending(work=b"1")))
+        second = await settle(store.end(self.ending(work=b"2")))
+        assert first.row is not None
+        assert first.row != second.row
+        for row in (first.row, first.row, "no such row"):
+            await settle(store.finish(row))
+        assert await settle(store.open_rows()) == 1
+        clock.advance(_HOUR)
+        assert [row.row for row in await settle(store.take(limit=9, lease_seconds=1))] == [second.row]
+
+    async def test_unfinished_work_does_not_expire(self, store: Store, clock: Clock) -> None:
+        await settle(store.end(self.ending(work=b"1", expires_at=clock.now)))
+        clock.advance(365 * 24 * _HOUR)
+        for number in range(50):
+            await settle(store.add(self.record(f"h{number}"), sign_in=True))
+        assert [row.work for row in await settle(store.take(limit=9, lease_seconds=1))] == [b"1"]
+
+    async def test_clock_that_is_set_far_back_does_not_hold_work_up(self, store: Store, clock: Clock) -> None:
+        await settle(store.end(self.ending(work=b"1")))
+        clock.advance(-24 * _HOUR)
+        assert [row.work for row in await settle(store.take(limit=9, lease_seconds=1))] == [b"1"]
+
+    # The feed of marks
+
+    async def test_marks_come_in_the_order_of_their_endings_with_all_that_they_say(
+        self, store: Store, clock: Clock
+    ) -> None:
+        assert list((await settle(store.marks_since(0, limit=10))).marks) == []
+        await settle(store.add(self.record("joined", "a"), sign_in=True))
+        first = await settle(store.end(self.ending(keys=(KeyMark("sub", 5.5),))))
+        second = await settle(
+            store.end(self.ending(handles=("h",), sessions=("a",), expires_at=clock.now + 9))
+        )
+        feed = await settle(store.marks_since(0, limit=10))
+        assert feed.cursor == second.sequence
+        key, *handles = feed.marks
+        assert key == Mark("key", "sub", 5.5, key.sequence, clock.now + _HOUR)
+        assert {(mark.kind, mark.value, mark.expires_at) for mark in handles} == {
+            ("handle", "h", clock.now + 9),
+            ("handle", "joined", clock.now + 9),
+        }
+        assert key.sequence <= first.sequence < min(mark.sequence for mark in handles)
+
+    async def test_marks_are_read_in_pages_without_gap_or_repetition(self, store: Store) -> None:
+        for number in range(5):
+            handles = tuple(f"h{number}.{part}" for part in range(number))
+            await settle(store.end(self.ending(handles=handles)))
+        whole = await settle(store.marks_since(0, limit=100))
+        for limit in (1, 2, 3, 10):
+            cursor, seen, pages = 0, list[Mark](), 0
+            while cursor < whole.cursor:
+                page = await settle(store.marks_since(cursor, limit=limit))
+                assert len(page.marks) <= limit
+                assert page.epoch == whole.epoch
+                cursor, pages = page.cursor, pages + 1
+                seen += page.marks
+                assert pages <= 20
+            assert seen == list(whole.marks)
+        assert len(whole.marks) == 10
+
+    async def test_cursor_that_is_up_to_date_brings_only_what_is_new(self, store: Store) -> None:
+        await settle(store.end(self.ending(handles=("h1",))))
+        cursor = (await settle(store.marks_since(0, limit=10))).cursor
+        again = await settle(store.marks_since(cursor, limit=10))
+        assert (again.cursor, list(again.marks)) == (cursor, [])
+        ended = await settle(store.end(self.ending(handles=("h2",))))
+        new = await settle(store.marks_since(cursor, limit=10))
+        assert [mark.value for mark in new.marks] == ["h2"]
+        assert new.cursor == ended.sequence
+
+    async def test_what_is_ended_again_comes_again_and_once(self, store: Store) -> None:
+        await settle(store.end(self.ending(handles=("h1",))))
+        cursor = (await settle(store.marks_since(0, limit=10))).cursor
+        await settle(store.end(self.ending(handles=("h1",))))
+        assert [mark.value for mark in (await settle(store.marks_since(cursor, limit=10))).marks] == ["h1"]
+        assert [mark.value for mark in (await settle(store.marks_since(0, limit=10))).marks] == ["h1"]
+
+    async def test_expired_marks_are_not_told(self, store: Store, clock: Clock) -> None:
+        await settle(store.end(self.ending(handles=("soon",), expires_at=clock.now + 1)))
+        await settle(store.end(self.ending(handles=("later",), expires_at=clock.now + 2)))
+        clock.advance(1)
+        feed = await settle(store.marks_since(0, limit=1))
+        assert [mark.value for mark in feed.marks] == ["later"]
+
+    async def test_limit_below_one_is_a_mistake(self, store: Store) -> None:
+        with pytest.raises(ValueError, match="limit"):
+            await settle(store.marks_since(0, limit=0))
+        with pytest.raises(ValueError, match="limit"):
+            await settle(store.take(limit=0, lease_seconds=1))
+
+    # Many at once
+
+    async def test_of_endings_at_once_only_one_gets_the_claim(self, store: Store, clock: Clock) -> None:
+        for round_number in range(5):
+            claim = Claim(f"jti {round_number}", clock.now + _HOUR)
+            endings = [self.ending(claim=claim, work=b"work") for _ in range(_CALLERS)]
+            ended = await _at_once([_bound(store.end, ending) for ending in endings])
+            assert sum(each.claimed for each in ended) == 1
+            assert await settle(store.open_rows()) == round_number + 1
+
+    async def test_of_takers_at_once_each_gets_work_of_its_own(self, store: Store, clock: Clock) -> None:
+        for number in range(2 * _CALLERS):
+            await settle(store.end(self.ending(work=str(number).encode())))
+        clock.advance(_HOUR)
+        calls = [_bound(store.take, limit=3, lease_seconds=_HOUR) for _ in range(_CALLERS)]
+        taken = [row.row for rows in await _at_once(calls) for row in rows]
+        assert len(taken) == len(set(taken)) == 2 * _CALLERS
+
+    async def test_session_that_ends_while_handles_join_it_is_dead_with_all_of_them(
+        self, store: Store
+    ) -> None:
+        for round_number in range(5):
+            session = f"s{round_number}"
+            records = [self.record(f"{session} h{number}", session) for number in range(_CALLERS)]
+            await settle(store.add(records[0], sign_in=True))
+            calls: list[Callable[[], MaybeAwaitable[Any]]] = [
+                _bound(store.join, record) for record in records[1:]
+            ]
+            calls.insert(_CALLERS // 2, _bound(store.end, self.ending(sessions=(session,))))
+            await _at_once(calls)
+            assert list(await settle(store.find("sub"))) == []
+            for record in records:
+                await self._assert_dead(store, record.handle, session)
+
+    async def test_sequence_numbers_of_endings_at_once_are_their_own(self, store: Store) -> None:
+        endings = [self.ending(handles=(f"h{number}",)) for number in range(_CALLERS)]
+        ended = await _at_once([_bound(store.end, ending) for ending in endings])
+        assert len({each.sequence for each in ended}) == _CALLERS
+        feed = await settle(store.marks_since(0, limit=2 * _CALLERS))
+        numbers = [mark.sequence for mark in feed.marks]
+        assert numbers == sorted(set(numbers))
+        assert {mark.value for mark in feed.marks} == {f"h{number}" for number in range(_CALLERS)}
+
+    # Upkeep
+
+    async def test_closed_store_opens_anew_with_all_that_it_held(self, store: Store, clock: Clock) -> None:
+        await _write(store, "alice", b"cache")
+        await settle(store.add(self.record("h"), sign_in=True))
+        ended = await settle(store.end(self.ending(handles=("dead",), work=b"work")))
+        epoch = (await settle(store.marks_since(0, limit=9))).epoch
+        for _ in range(2):
+            await settle(store.close())
+        assert (await settle(store.load("alice"))).data == b"cache"
+        assert await settle(store.get("h"))
+        await self._assert_dead(store, "dead")
+        assert await settle(store.open_rows()) == 1
+        feed = await settle(store.marks_since(0, limit=9))
+        assert (feed.epoch, feed.cursor) == (epoch, ended.sequence)
+        await settle(store.close())
