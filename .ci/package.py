@@ -1,7 +1,8 @@
 """Builds the sdist and the wheel, and tries the wheel in an environment of its own.
 
 1. The metadata is valid, and the archives hold what they should and nothing else.
-2. Installed without extras, whatever needs none is imported, with warnings as errors; `pip check` agrees.
+2. Installed without extras, whatever needs none is imported, with warnings as errors; `pip check` agrees;
+   pytest, which loads our plugin wherever we are installed, starts.
 3. With the extras, everything is imported.
 """
 
@@ -90,6 +91,8 @@ def try_wheel(wheel: Path, scratch: Path) -> None:
         run(python, "-m", "pip", "install", "--quiet", requirement, cwd=scratch)
         run(python, "-m", "pip", "check", cwd=scratch)
         run(python, "-W", "error", "-c", IMPORT_ALL, what, cwd=scratch)
+        run(python, "-m", "pip", "install", "--quiet", "pytest", cwd=scratch)
+        run(python, "-W", "error", "-m", "pytest", "--version", cwd=scratch)
 
 
 def main() -> None:

@@ -11,7 +11,15 @@ from typing import Any
 import anyio
 import pytest
 
-from msal_logout_middleware._drive import is_async, run, run_beside_loop, settle
+from msal_logout_middleware._drive import (
+    BlockingWorld,
+    LoopWorld,
+    World,
+    is_async,
+    run,
+    run_beside_loop,
+    settle,
+)
 
 Flow = Coroutine[Any, Any, Any]
 
@@ -184,3 +192,16 @@ def test_part_is_asynchronous_if_one_of_the_named_methods_is() -> None:
 
     assert is_async(Mixed(), "load", "replace")
     assert not is_async(Mixed(), "load", "absent")
+
+
+@pytest.mark.parametrize("world", [BlockingWorld(), LoopWorld()], ids=lambda world: type(world).__name__)
+def test_either_world_waits_and_calls_what_blocks(world: World) -> None:
+    async def tells() -> int:
+        await settle(world.sleep(0))
+        return await settle(world.call(threading.get_ident))
+
+    def drive() -> int:
+        return run(tells()) if isinstance(world, BlockingWorld) else anyio.run(tells)
+
+    in_this_thread = drive() == threading.get_ident()
+    assert in_this_thread is isinstance(world, BlockingWorld)

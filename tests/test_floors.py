@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -145,17 +146,36 @@ def test_extra_is_imported_only_by_the_module_that_needs_it(module: str) -> None
     assert not foreign, f"{module} imports what is neither a dependency of the core nor its own extra"
 
 
-def test_whatever_needs_no_extra_is_imported_without_any() -> None:
-    plain = [f"{PACKAGE}.{module}".removesuffix(".") for module in MODULES if not allowed_extras(module)]
-    extras = sorted(set().union(*EXTRAS.values()) - CORE - {"jwt"})  # PyJWT comes with MSAL
+def import_without(extras: set[str], modules: list[str]) -> None:
+    """Import modules in a process of their own, where the extras are as good as not installed."""
     program = "\n".join(
         [
             "import importlib, sys",
-            f"sys.modules.update(dict.fromkeys({extras!r}))  # None makes an import of it fail",
-            f"for name in {plain!r}: importlib.import_module(name)",
+            f"sys.modules.update(dict.fromkeys({sorted(extras)!r}))  # None makes an import of it fail",
+            f"for name in {modules!r}: importlib.import_module(name)",
         ]
     )
     imported = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
     )
     assert imported.returncode == 0, imported.stderr
+
+
+ALL_EXTRAS = set().union(*EXTRAS.values()) - CORE - {"jwt"}  # PyJWT comes with MSAL
+
+
+def test_whatever_needs_no_extra_is_imported_without_any() -> None:
+    plain = [f"{PACKAGE}.{module}".removesuffix(".") for module in MODULES if not allowed_extras(module)]
+    import_without(ALL_EXTRAS, plain)
+
+
+def test_pytest_starts_without_the_testing_extra() -> None:
+    # pytest imports every plugin that is installed, wanted or not: a failure would break all suites of an environment.
+    import_without(ALL_EXTRAS - {"pytest"}, [f"{PACKAGE}.testing.pytest_plugin"])
+
+
+def test_names_of_testing_are_imported_when_they_are_asked_for() -> None:
+    testing = importlib.import_module(f"{PACKAGE}.testing")
+    assert {getattr(testing, name).__name__ for name in testing.__all__} == set(testing.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = testing.no_such_name

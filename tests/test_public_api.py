@@ -16,9 +16,9 @@ Public = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def public_names(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Public]]:
-    """The public classes, functions and methods of a module, with their dotted names."""
+    """The public classes, functions and methods of a module, with their dotted names; a test's name says all."""
     for node in body:
-        if isinstance(node, Public) and not node.name.startswith("_"):
+        if isinstance(node, Public) and not node.name.startswith(("_", "test_")):
             yield prefix + node.name, node
             if isinstance(node, ast.ClassDef):
                 yield from public_names(node.body, f"{prefix}{node.name}.")
