@@ -209,10 +209,10 @@ def _server_side_store(middleware: ASGIApp) -> SessionStore | None:
 async def _open(scope: Scope, session_id: str | None = None) -> tuple[str | None, dict[str, Any]]:
     """Return the id (starsessions knows one) and the contents of the session that the middleware opened."""
     if "session_handler" not in scope:
-        session = scope.get("session")
-        if not isinstance(session, Mapping):
+        if "session" not in scope:
             raise TypeError("the session middleware puts no session into the scope")
-        return None, dict(session)
+        session = scope["session"]
+        return None, dict(session) if isinstance(session, Mapping) else {}
     from starlette.requests import HTTPConnection  # noqa: PLC0415 - only where the app has it
     from starsessions import get_session_handler, get_session_id, load_session  # noqa: PLC0415 - the same
 

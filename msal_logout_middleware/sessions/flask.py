@@ -103,7 +103,7 @@ class FlaskSession:
             if not hasattr(session, "sid"):
                 return
             session.sid = session_id
-            session.clear()  # modified and empty: that is what makes the interface delete the record
+            session.modified = True  # modified and empty: that is what makes the interface delete the record
             interface.save_session(self._app, session, self._app.response_class())
         if self.load(session_id) is not None:
             raise StoreError("the session engine still has a session that was deleted")

@@ -29,6 +29,8 @@ def flask_app(**config: Any) -> flask.Flask:
     """An app that signs in whoever asks for it, with Flask-Session where `SESSION_TYPE` is set."""
     app = flask.Flask(__name__)
     app.config.update({"SECRET_KEY": "a secret", **config})
+    if "SESSION_SQLALCHEMY" in config:
+        config["SESSION_SQLALCHEMY"].init_app(app)
     if "SESSION_TYPE" in config:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the file system engine, signed ids

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flask
 import pytest
 from cachelib import FileSystemCache, SimpleCache
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.pool import NullPool
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starsessions import CookieStore, InMemoryStore
@@ -65,6 +70,22 @@ def in_memcached(_: Path, **config: Any) -> SessionSite:
     return flask_site(app, foreign, stored=lambda: dict(client.records), outage=client.outage)
 
 
+def in_sqlalchemy(path: Path) -> SessionSite:
+    def app(file: str) -> flask.Flask:
+        return flask_app(
+            SESSION_TYPE="sqlalchemy",
+            SESSION_SQLALCHEMY=SQLAlchemy(),
+            SQLALCHEMY_DATABASE_URI=f"sqlite:///{file}",
+            SQLALCHEMY_ENGINE_OPTIONS={"poolclass": NullPool},
+        )
+
+    def stored() -> dict[str, object]:
+        with closing(sqlite3.connect(path)) as database:
+            return {row[1]: row for row in database.execute("SELECT * FROM sessions")}
+
+    return flask_site(app(f"{path}"), app(f"{path}-2"), stored=stored)
+
+
 FLASK_COOKIES: dict[str, Callable[[Path], SessionSite]] = {
     "signed cookie": cookies,
     "signed cookie, every option": partial(cookies, **COOKIE),
@@ -77,6 +98,7 @@ FLASK_SESSION: dict[str, Callable[[Path], SessionSite]] = {
     "cachelib, files": in_cachelib_files,
     "cachelib, files, every option": partial(in_cachelib_files, SESSION_PERMANENT=False, **COOKIE),
     "cachelib, memory": in_cachelib_memory,
+    "SQLAlchemy": in_sqlalchemy,
     "memcached, msgpack": in_memcached,
     "memcached, JSON": partial(in_memcached, SESSION_SERIALIZATION_FORMAT="json"),
     "memcached, signed ids, prefix": partial(
@@ -92,6 +114,7 @@ class TestFlask(CookieSessionContract):
         return request.param(tmp_path / "sessions")
 
 
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # its SQLAlchemy engine
 class TestFlaskSession(ServerSideSessionContract):
     @pytest.fixture(params=FLASK_SESSION.values(), ids=FLASK_SESSION)
     def site(self, request: pytest.FixtureRequest, tmp_path: Path) -> SessionSite:
