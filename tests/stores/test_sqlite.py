@@ -1,0 +1,553 @@
+"""What SQLiteStore is beyond the contract: shared by threads and processes, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from msal_logout_middleware.errors import StoreError
+from msal_logout_middleware.stores import Claim, Ending, SessionRecord
+from msal_logout_middleware.stores import sqlite as sqlite_module
+from msal_logout_middleware.stores.sqlite import SQLiteStore
+from msal_logout_middleware.testing.store_contract import Clock
+
+from . import workers
+
+LONG_SECONDS = 60
+DEAD = Ending(handles=("h",), expires_at=9e9)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "logout.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SQLiteStore]:
+    store = SQLiteStore(path, busy_timeout_seconds=0.05)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def other(path: Path) -> Iterator[SQLiteStore]:
+    """The same database, opened by another worker."""
+    store = SQLiteStore(path, busy_timeout_seconds=0.05)
+    yield store
+    store.close()
+
+
+def write(store: SQLiteStore, data: bytes | None, key: str = "alice") -> bool:
+    return store.replace(key, store.load(key).version, data)
+
+
+# The file
+
+
+def test_calls_block() -> None:
+    assert SQLiteStore.blocking is True
+
+
+@pytest.mark.parametrize("path", ["", ":memory:", "file:logout.db?mode=memory"])
+def test_path_that_workers_cannot_share_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="MemoryStore"):
+        SQLiteStore(path)
+
+
+def test_nothing_is_touched_before_the_first_use(path: Path) -> None:
+    SQLiteStore(path).close()
+    assert not path.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes here")
+def test_files_are_readable_by_their_owner_only(store: SQLiteStore, path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write(store, b"1")
+    finally:
+        os.umask(before)
+    files = list(path.parent.iterdir())
+    assert {file.suffix for file in files} == {".db", ".db-wal", ".db-shm"}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_relative_path_means_the_same_file_wherever_the_app_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = SQLiteStore("logout.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    write(store, b"1")
+    store.close()
+    assert (tmp_path / "logout.db").exists()
+
+
+def test_workers_share_all_that_the_store_holds(store: SQLiteStore, other: SQLiteStore) -> None:
+    write(store, b"1")
+    ended = store.end(DEAD)
+    assert other.load("alice") == store.load("alice")
+    assert other.marks_since(0, limit=9) == store.marks_since(0, limit=9)
+    assert not other.add(SessionRecord("h", "s", (), 1.0, b"", 9e9), sign_in=True)
+    assert other.end(DEAD).sequence > ended.sequence
+
+
+def test_marks_are_written_through_to_the_disk(store: SQLiteStore) -> None:
+    with store._database.writing() as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+def test_removed_cache_leaves_no_trace_in_the_files(store: SQLiteStore, path: Path, size: int) -> None:
+    write(store, b"SECRET TOKEN " * (size // 13))
+    write(store, None)
+    store.sweep()
+    assert [file for file in path.parent.iterdir() if b"SECRET" in file.read_bytes()] == []
+
+
+def test_write_sweeps_a_bounded_number_of_rows(path: Path) -> None:
+    clock = Clock(1000.0)
+    store = SQLiteStore(path, clock=clock)
+    for number in range(30):
+        name = str(number)
+        store.add(SessionRecord(name, name, ("k",), 1.0, b"", 2000.0), sign_in=True)
+        store.end(Ending(handles=(f"dead {name}",), expires_at=2000.0, claim=Claim(name, 2000.0)))
+    clock.now = 1e6
+    write(store, b"1")
+    assert store.sweep() == 3 * 30 - 20
+    store.close()
+
+
+# What is wrong
+
+
+def test_missing_folder_is_named_and_found_once_it_is_made(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "not yet" / "logout.db")
+    with pytest.raises(StoreError, match="not yet, does not exist: make it"):
+        store.load("alice")
+    (tmp_path / "not yet").mkdir()
+    assert write(store, b"1")
+    store.close()
+
+
+def test_path_of_a_folder_is_a_store_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be opened"):
+        SQLiteStore(tmp_path).load("alice")
+
+
+def test_database_locked_by_another_process_is_a_store_error_until_it_is_free(
+    store: SQLiteStore, path: Path
+) -> None:
+    write(store, b"1")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="locked by another worker"):
+        store.end(DEAD)
+    assert store.load("alice").data == b"1"  # reading goes on
+    other.execute("ROLLBACK")
+    other.close()
+    assert store.end(DEAD).claimed
+
+
+def test_new_database_locked_by_another_process_is_a_store_error_until_it_is_free(
+    store: SQLiteStore, path: Path
+) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreError, match="locked by another worker"):
+        store.load("alice")
+    other.execute("ROLLBACK")
+    other.close()
+    assert write(store, b"1")
+
+
+class StoppedClock:
+    """A clock that whoever looks at it from a marked thread is stopped at, inside the store's transaction."""
+
+    def __init__(self) -> None:
+        self.stops = threading.local()
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self) -> float:
+        if getattr(self.stops, "here", False):
+            self.reached.set()
+            assert self.go_on.wait(LONG_SECONDS)
+        return 1000.0
+
+    @contextlib.contextmanager
+    def someone_in_the_middle(self, call: Callable[[], object]) -> Iterator[None]:
+        def stopped() -> None:
+            self.stops.here = True
+            call()
+
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(stopped)
+            assert self.reached.wait(LONG_SECONDS)
+            try:
+                yield
+            finally:
+                self.go_on.set()
+            running.result(LONG_SECONDS)
+
+
+def test_database_locked_by_another_thread_is_a_store_error_until_it_is_free(path: Path) -> None:
+    clock = StoppedClock()
+    store = SQLiteStore(path, clock=clock, busy_timeout_seconds=0.01)
+    with clock.someone_in_the_middle(lambda: store.replace("alice", "", b"hers")):
+        with pytest.raises(StoreError, match="locked by another worker"):
+            store.end(DEAD)
+        assert store.load("alice") == (None, "")
+    assert store.load("alice").data == b"hers"
+    assert store.end(DEAD).claimed
+    store.close()
+
+
+def test_store_closed_in_the_middle_of_a_call_finishes_it(path: Path) -> None:
+    clock = StoppedClock()
+    store = SQLiteStore(path, clock=clock)
+    with clock.someone_in_the_middle(lambda: store.replace("alice", "", b"hers")):
+        store.close()
+    assert not Path(f"{path}-wal").exists()  # the last connection is closed
+    assert store.load("alice").data == b"hers"
+    store.close()
+
+
+def test_newer_schema_is_refused(store: SQLiteStore, path: Path) -> None:
+    write(store, b"1")
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as newer:
+        newer.execute("PRAGMA user_version = 2")
+    with pytest.raises(StoreError, match="newer msal_logout_middleware: upgrade"):
+        store.load("alice")
+
+
+def test_database_of_another_application_is_refused_and_left_as_it_is(store: SQLiteStore, path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as foreign:
+        foreign.execute("CREATE TABLE users (name)")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="a file of its own"):
+        store.end(DEAD)
+    assert path.read_bytes() == before
+
+
+def test_file_that_is_no_database_is_refused_and_left_as_it_is(store: SQLiteStore, path: Path) -> None:
+    path.write_bytes(b"not a database " * 1000)
+    with pytest.raises(StoreError, match="not an SQLite database"):
+        store.end(DEAD)
+    assert path.read_bytes() == b"not a database " * 1000
+
+
+def test_damaged_database_is_a_store_error_until_it_is_restored(
+    store: SQLiteStore, path: Path, tmp_path: Path
+) -> None:
+    for number in range(200):
+        write(store, b"x" * 500, str(number))
+    store.close()
+    shutil.copy(path, tmp_path / "backup")
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
+    with pytest.raises(StoreError, match="damaged"):
+        store.load("1")
+    with pytest.raises(StoreError, match="damaged"):
+        store.end(DEAD)
+    store.close()
+    shutil.copy(tmp_path / "backup", path)
+    assert store.load("1").data == b"x" * 500
+    assert store.end(DEAD).claimed
+
+
+def test_deleted_database_is_made_anew_with_another_epoch_and_a_warning(
+    store: SQLiteStore, other: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(store, b"1")
+    write(other, b"2")
+    epoch = store.marks_since(0, limit=1).epoch
+    for file in path.parent.iterdir():
+        file.unlink()
+    assert store.load("alice") == (None, "")
+    assert "was deleted" in caplog.text
+    assert write(other, b"3")
+    assert store.load("alice").data == b"3"
+    assert other.marks_since(0, limit=1).epoch == store.marks_since(0, limit=1).epoch != epoch
+
+
+def test_database_deleted_without_its_log_is_a_store_error_until_it_is_back(
+    store: SQLiteStore, path: Path, tmp_path: Path
+) -> None:
+    write(store, b"1")
+    path.rename(tmp_path / "moved")
+    with pytest.raises(StoreError, match="put the database back"):
+        store.load("alice")
+    (tmp_path / "moved").rename(path)
+    assert store.load("alice").data == b"1"
+
+
+def test_database_put_in_the_place_of_another_is_noticed(
+    store: SQLiteStore, path: Path, tmp_path: Path
+) -> None:
+    backup = SQLiteStore(tmp_path / "backup.db")
+    write(backup, b"backup")
+    backup.close()
+    write(store, b"1")
+    for file in path.parent.glob("logout.db*"):
+        file.unlink()
+    (tmp_path / "backup.db").rename(path)
+    assert store.load("alice").data == b"backup"
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limits here")
+def test_disk_that_takes_no_more_is_a_store_error_until_it_does(store: SQLiteStore, path: Path) -> None:
+    write(store, b"1")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        with pytest.raises(StoreError, match="disk"):
+            write(store, b"2" * 1_000_000)
+        assert store.load("alice").data == b"1"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert write(store, b"2" * 1_000_000)
+
+
+AS_NOBODY = """
+import os, sys
+from msal_logout_middleware.errors import StoreError
+from msal_logout_middleware.stores.sqlite import SQLiteStore
+if os.geteuid() == 0:
+    os.setuid(65534)
+try:
+    print(SQLiteStore(sys.argv[1]).replace("alice", "", b"1"))
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes here")
+@pytest.mark.parametrize("there", [True, False])
+def test_database_that_may_not_be_written_is_a_store_error_until_it_may(there: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "logout.db"
+        if there:
+            store = SQLiteStore(path)
+            store.load("alice")
+            store.close()
+            path.chmod(0o444)
+        Path(folder).chmod(0o555)
+        assert "the app must be allowed to write the file and its folder" in as_nobody(path)
+        Path(folder).chmod(0o777)
+        if there:
+            path.chmod(0o666)
+        assert as_nobody(path) == "True"
+
+
+def as_nobody(path: Path) -> str:
+    command = [sys.executable, "-c", AS_NOBODY, str(path)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=LONG_SECONDS
+    ).stdout.strip()
+
+
+def test_change_that_cannot_be_written_whole_is_not_written_at_all(store: SQLiteStore) -> None:
+    with pytest.raises(ValueError, match="surrogate"):
+        store.end(Ending(handles=("h", "\ud800"), expires_at=9e9, work=b"w", claim=Claim("jti", 9e9)))
+    assert store.marks_since(0, limit=9).marks == []
+    assert store.open_rows() == 0
+    assert store.end(Ending(claim=Claim("jti", 9e9))).claimed
+
+
+def test_sqlite_without_strict_tables_is_enough(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = [statement.replace(", STRICT", "").replace("STRICT", "") for statement in sqlite_module._SCHEMA]
+    monkeypatch.setattr(sqlite_module, "_SCHEMA", schema)
+    write(store, b"1")
+    record = SessionRecord("h", "s", ("k",), 1.0, b"sealed", 9e9)
+    assert store.add(record, sign_in=True)
+    assert store.find("k") == [record]
+    assert store.end(Ending(sessions=("s",), expires_at=9e9)).claimed
+    assert store.find("k") == []
+
+
+# Threads
+
+
+def test_threads_that_start_at_once_share_one_new_database(path: Path) -> None:
+    store = SQLiteStore(path, busy_timeout_seconds=LONG_SECONDS)
+    start = threading.Barrier(8)
+
+    def work(number: int) -> str:
+        start.wait(LONG_SECONDS)
+        for _ in range(5):
+            write(store, b"1", str(number))
+        return store.marks_since(0, limit=1).epoch
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(work, range(8)))) == 1
+    store.close()
+    assert [file.name for file in path.parent.iterdir()] == ["logout.db"]
+
+
+# Processes
+
+
+def test_no_write_of_several_processes_is_lost(path: Path) -> None:
+    workers.in_workers(4, workers.count_up, str(path))
+    with contextlib.closing(SQLiteStore(path)) as store:
+        assert store.load("number").data == b"100"
+
+
+def test_of_several_processes_one_gets_each_claim_and_one_each_row_of_work(path: Path) -> None:
+    granted = workers.in_workers(3, workers.claim_all, str(path))
+    assert sorted(jti for each in granted for jti in each) == list(range(25))
+    with contextlib.closing(SQLiteStore(path)) as store:
+        assert store.open_rows() == len(store.marks_since(0, limit=100).marks) == 25
+    taken = workers.in_workers(3, workers.take_all, str(path))
+    assert len({row for each in taken for row in each}) == sum(map(len, taken)) == 25
+
+
+def test_sessions_that_end_while_other_processes_join_them_are_dead(path: Path) -> None:
+    workers.in_workers(3, workers.join_or_end, str(path))
+    with contextlib.closing(SQLiteStore(path)) as store:
+        assert store.find("sub") == []
+
+
+def test_worker_killed_in_the_middle_leaves_each_ending_whole_or_not_at_all(path: Path) -> None:
+    for round_number in range(3):
+        command = f"from tests.stores import workers; workers.end_until_killed({str(path)!r})"
+        with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True) as worker:
+            assert worker.stdout
+            for _ in range(20 + 7 * round_number):
+                done = int(worker.stdout.readline())
+            worker.send_signal(signal.SIGKILL)
+            done = max([done, *map(int, worker.stdout.read().split("\n")[:-1])])
+        with contextlib.closing(SQLiteStore(path)) as store:
+            marks = store.marks_since(0, limit=10_000).marks
+            ended = {mark.value for mark in marks if mark.kind == "key"}
+            assert ended >= {str(number) for number in range(done + 1)}
+            assert len(ended) <= done + 2  # the one that was not told yet
+            assert {mark.value for mark in marks if mark.kind == "handle"} == {
+                f"{number} {part}" for number in ended for part in "ab"
+            }
+            assert store.open_rows() == len(ended)
+            for number in range(done + 3):
+                name = str(number)
+                joined = store.join(SessionRecord(f"new {name}", name, (), 1.0, b"", 9e9))
+                assert joined is (name not in ended)
+                assert store.end(Ending(claim=Claim(name, 9e9))).claimed is (name not in ended)
+        for file in path.parent.iterdir():
+            file.unlink()
+
+
+# A process that forks
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+may_warn = pytest.mark.filterwarnings(
+    "ignore:.*fork.*:DeprecationWarning"
+)  # the tests' process may have threads
+
+
+def in_child(work: Callable[[], object], fork: Callable[[], int] = os.fork) -> Callable[[], int]:
+    """Fork; return what waits for the child, whose exit status is 0 if the work raised nothing."""
+    pid = fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@forks
+@may_warn
+def test_nothing_that_a_forked_worker_wrote_is_lost_when_its_parent_closes(
+    store: SQLiteStore, path: Path
+) -> None:
+    write(store, b"by the parent")
+    told, tell = os.pipe()
+    heard, hear = os.pipe()
+
+    def work() -> None:
+        write(store, b"first")
+        os.write(tell, b".")
+        os.read(heard, 1)  # the parent has closed
+        assert write(store, b"by the child")
+
+    wait = in_child(work)
+    os.read(told, 1)
+    store.close()
+    os.write(hear, b".")
+    assert wait() == 0
+    for end in (told, tell, heard, hear):
+        os.close(end)
+    assert store.load("alice").data == b"by the child"
+
+
+@forks
+@may_warn
+def test_fork_waits_for_a_call_in_another_thread(path: Path) -> None:
+    clock = StoppedClock()
+    store = SQLiteStore(path, clock=clock, busy_timeout_seconds=LONG_SECONDS)
+    forked: list[int] = []
+
+    def fork_now() -> None:
+        forked.append(in_child(lambda: write(store, b"by the child"))())
+
+    forking = threading.Thread(target=fork_now)
+    with clock.someone_in_the_middle(lambda: store.replace("alice", "", b"by the parent")):
+        forking.start()
+    forking.join(LONG_SECONDS)
+    assert forked == [0]
+    assert store.load("alice").data == b"by the child"
+    store.close()
+
+
+def refuses(store: SQLiteStore) -> None:
+    with pytest.raises(StoreError, match="before the fork"):
+        store.load("alice")
+    with pytest.raises(StoreError, match="before the fork"):
+        store.end(DEAD)
+
+
+@forks
+@may_warn
+def test_worker_that_was_forked_in_the_middle_of_a_call_that_does_not_end_is_refused(path: Path) -> None:
+    clock = StoppedClock()
+    store = SQLiteStore(path, clock=clock, busy_timeout_seconds=0.01)
+    with clock.someone_in_the_middle(lambda: store.replace("alice", "", b"hers")):
+        assert in_child(lambda: refuses(store))() == 0
+    assert store.load("alice").data == b"hers"
+    store.close()
+
+
+@forks
+@may_warn
+def test_worker_that_was_forked_behind_pythons_back_is_refused(store: SQLiteStore) -> None:
+    write(store, b"1")
+    assert in_child(lambda: refuses(store), ctypes.PyDLL(None).fork)() == 0
+    assert store.load("alice").data == b"1"
+
+
+@forks
+@may_warn
+def test_worker_that_was_forked_behind_pythons_back_may_use_a_store_that_was_closed(
+    store: SQLiteStore,
+) -> None:
+    write(store, b"1")
+    store.close()
+    assert in_child(lambda: write(store, b"2"), ctypes.PyDLL(None).fork)() == 0
+    assert store.load("alice").data == b"2"
