@@ -34,7 +34,7 @@ def main() -> None:
                 redirect_uris=arguments.redirect_uri,
                 post_logout_redirect_uris=arguments.post_logout_redirect_uri,
                 frontchannel_logout_uri=arguments.frontchannel_logout_uri,
-                backchannel_logout_uri=arguments.backchannel_logout_uri,
+                backchannel_logout_uri=arguments.backchannel_logout_uri if flavour.backchannel else None,
                 optional_claims=["sid", "login_hint"],
             )
         print(

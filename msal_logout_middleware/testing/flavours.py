@@ -53,6 +53,7 @@ class Flavour(ABC):
     name: str
     paths: Mapping[str, str]
     default_optional_claims: frozenset[str] = frozenset()
+    backchannel = False
 
     def __init__(self, site: Site, records: Records) -> None:
         self._site = site
@@ -87,7 +88,12 @@ class Flavour(ABC):
                 generic flavour, none at the others, as an app registration in Entra has at first.
             consent: Whether users are asked for their consent, once.
             family: Whether refresh tokens are for Microsoft's family of clients (`foci`).
+
+        Raises:
+            ValueError: The flavour has no back-channel logout.
         """
+        if backchannel_logout_uri and not self.backchannel:
+            raise ValueError(f"{self.name} has no back-channel logout; leave out backchannel_logout_uri")
         client = Client(
             flavour=self.name,
             client_id=client_id or str(uuid.uuid4()),
@@ -358,6 +364,7 @@ class Generic(Flavour):
     paths = PLAIN_PATHS
     realm = "oidc"
     default_optional_claims = frozenset({"sid"})
+    backchannel = True
 
     @property
     def home_realm(self) -> str:

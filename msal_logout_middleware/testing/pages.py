@@ -53,7 +53,7 @@ class Frame:
 def choose_user(client: Client, users: Iterable[User], action: str) -> str:
     """Return the page that asks who signs in; each user is a button."""
     buttons = "".join(
-        f'<button name="user" value="{escape(user.username)}">{escape(user.name)}'
+        f'<button name="user" value="{escape(user.username)}">{escape(user.name)} '
         f"<small>{escape(user.username)}</small></button>"
         for user in users
     )

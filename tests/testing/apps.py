@@ -41,7 +41,6 @@ class App:
             "redirect_uris": [self.redirect_uri],
             "post_logout_redirect_uris": [self.url + "/bye"],
             "frontchannel_logout_uri": self.url + "/front",
-            "backchannel_logout_uri": self.url + "/back",
         }
 
     @property
@@ -64,6 +63,16 @@ class App:
             **authority,
         )
         return self
+
+    def go_to(self, authority: str) -> None:
+        """Go on at another authority, with the same token cache."""
+        self.msal = msal.ConfidentialClientApplication(
+            self.msal.client_id,
+            client_credential=self.msal.client_credential,
+            authority=authority,
+            instance_discovery=False,
+            token_cache=self.msal.token_cache,
+        )
 
     def answer(self, method: str, path: str, parameters: dict[str, str], cookie: str) -> tuple[int, str, str]:
         """Return status, `Location` and text."""
