@@ -19,7 +19,7 @@ from .caches import Removed
 from .configuration import Configuration
 from .events import Channel, LogoutEnded, LogoutFailed, LogoutStarted
 from .session import Claims, Session
-from .stores import Claim, Ended, Ending
+from .stores import Ended, Ending
 
 logger = logging.getLogger("msal_logout_middleware")
 
@@ -85,7 +85,6 @@ async def end_session(
     world: World,
     *,
     channel: Channel,
-    claim: Claim | None = None,
     view_follows: bool = False,
 ) -> Outcome:
     """End a session, and remove its accounts.
@@ -96,7 +95,6 @@ async def end_session(
         session: The session's contents, where they are known.
         world: Where to wait before a retry.
         channel: How the sign-out started.
-        claim: A token that must be used once; if it was used before, the session has ended before.
         view_follows: The app's own view is still to be called with the session; `delete_session` and `finish`
             come after it.
 
@@ -105,7 +103,7 @@ async def end_session(
     """
     await config.tell(LogoutStarted(channel, _short(work)))
     steps = _Steps(config, world)
-    ended = await steps.do("mark", lambda: _mark(config, work, claim))
+    ended = await steps.do("mark", lambda: _mark(config, work))
     if ended is not None:
         work = replace(work, row=ended.row or work.row)
     if session is None and work.session_id is not None:
@@ -143,12 +141,11 @@ async def finish(config: Configuration, outcome: Outcome, world: World, *, chann
     return outcome
 
 
-async def _mark(config: Configuration, work: Work, claim: Claim | None) -> Ended:
+async def _mark(config: Configuration, work: Work) -> Ended:
     ending = Ending(
         handles=(work.handle,),
         expires_at=time.time() + config.session_lifetime_seconds,
         work=None if work.row else config.seal.seal(work.as_json()),
-        claim=claim,
     )
     return await settle(config.store.end(ending))
 

@@ -136,15 +136,18 @@ class Logout:
         self.is_async = any((*asynchronous, *others))
         self.blocks = any(w and not a for w, a in zip(waiting, asynchronous, strict=True))
 
-    def takes(self, path: str, mount: str, query: str) -> bool:
+    def takes(self, method: str, path: str, mount: str, query: str) -> bool:
         """Tell whether a request is one that `respond` may answer; all others are the app's.
 
         Args:
+            method: In capitals.
             path: As the app routes it, percent-decoded.
             mount: `SCRIPT_NAME`/`root_path`.
             query: The raw query string.
         """
-        return path == self._config.logout_path or ("state=" in query and mount + path == self._return_path)
+        if path == self._config.logout_path:
+            return True
+        return method == "GET" and "state=" in query and mount + path == self._return_path
 
     async def respond(self, request: Request, world: World) -> Response | AppView | None:
         """Answer a request that `takes` took; `None` if the app is to answer it after all."""

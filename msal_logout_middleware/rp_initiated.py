@@ -11,11 +11,10 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from . import pages
 from ._drive import World, settle
@@ -25,8 +24,7 @@ from .events import LogoutFailed, LogoutRefused
 from .http import Cookie, Header, Request, Response
 from .provider import end_session_url
 from .session import Session
-from .stores import Claim
-from .targets import chosen_target
+from .targets import chosen_target, origin_of
 
 logger = logging.getLogger("msal_logout_middleware")
 
@@ -58,14 +56,15 @@ class AppView:
         Returns:
             The headers to send, or the answer to send in the app's place, because something is left to do.
         """
-        if self._outcome is not None:
-            outcome = await delete_session(self._config, self._outcome, world)
-            outcome = await finish(self._config, outcome, world, channel="rp-initiated")
-            self._finished = True
-            if not outcome.complete and self._config.on_store_error == "page":
-                return _failure(self._config, self.request, outcome.work, self._config.landing_page)
+        if self._outcome is None:
+            return headers
+        outcome = await delete_session(self._config, self._outcome, world)
+        outcome = await finish(self._config, outcome, world, channel="rp-initiated")
+        self._finished = True
+        if not outcome.complete and self._config.on_store_error == "page":
+            return _failure(self._config, self.request, outcome.work, self._config.landing_page)
         kept = [(name, value) for name, value in headers if not self._sets_session(name, value)]
-        return [*kept, *self._config.deletion_headers()]
+        return [*kept, *_deletions(self._config, self.request)]
 
     async def returned(self, world: World) -> None:
         """Look once more, now that the app has returned: streams and background tasks save late."""
@@ -97,10 +96,12 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
     try:
         session = await settle(config.session.read(request.cookie_header))
     except Exception as error:  # any session engine's error: we cannot tell who this is
+        if not _is_own(config, request):
+            return _ask(config, request, None)
         return await _unreadable(config, request, error)
 
-    confirmed = _confirmed(config, request, session)
-    if confirmed is None and not _is_own(config, request):
+    confirmed = _is_confirmed(config, request, session)
+    if not confirmed and not _is_own(config, request):
         await config.tell(LogoutRefused("rp-initiated", "not from this app; asking for confirmation"))
         return _ask(config, request, session)
 
@@ -109,18 +110,16 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
         if session is not None and session.claims is not None:
             work = work_of(config, session)
             outcome = await end_session(
-                config, work, session, world, channel="rp-initiated", claim=confirmed, view_follows=True
+                config, work, session, world, channel="rp-initiated", view_follows=True
             )
         # The page that asked posts a form of ours; the app gets the request that it would have had without it.
         method = "GET" if "GET" in config.methods else config.methods[0]
-        seen = request if confirmed is None else replace(request, method=method, body=b"")
+        seen = replace(request, method=method, body=b"") if confirmed else request
         return AppView(config, seen, outcome)
 
     if session is None or session.claims is None:
         return await _redirect(config, request, world, {}, None)
-    outcome = await end_session(
-        config, work_of(config, session), session, world, channel="rp-initiated", claim=confirmed
-    )
+    outcome = await end_session(config, work_of(config, session), session, world, channel="rp-initiated")
     return await _answer(config, request, world, outcome)
 
 
@@ -181,7 +180,7 @@ async def _redirect(
     config: Configuration, request: Request, world: World, claims: Any, id_token: str | None
 ) -> Response:
     """Forward the browser to the provider; to the landing page, if the provider cannot be asked."""
-    headers = (*config.deletion_headers(), *_clear_site_data(config))
+    headers = (*_deletions(config, request), *_clear_site_data(config))
     endpoint = await config.provider.end_session_endpoint(claims, world)
     if endpoint is None:
         return pages.redirect(config.landing_page, *headers)
@@ -235,23 +234,20 @@ def _ask(config: Configuration, request: Request, session: Session | None) -> Re
     return pages.confirmation(_own_url(config, request), token=token).with_headers(cookie)
 
 
-def _confirmed(config: Configuration, request: Request, session: Session | None) -> Claim | None:
-    """Return the claim of a confirmation that this browser was asked for, for this session.
+def _is_confirmed(config: Configuration, request: Request, session: Session | None) -> bool:
+    """Tell whether the person in this browser was asked about this session, and said yes.
 
     An attacker's own token does not do: it must match a cookie that only our answer sets, and that no other site's
-    request carries (`SameSite=Strict`), and the session that it was made for.
+    request carries (`SameSite=Strict`), and the session that it was made for. It works once: the answer deletes the
+    cookie, and the session is dead.
     """
     token = request.form_value("confirm")
     known = config.seal.verify("confirm", token, max_age_seconds=CONFIRM_SECONDS)
     if not isinstance(known, list) or known[1] != _bound_to(config, session):
-        return None
-    nonce = str(known[0])
-    if not any(
-        secrets.compare_digest(value.encode(), nonce.encode())
-        for value in request.cookies(_confirm_cookie(config).name)
-    ):
-        return None
-    return Claim(config.seal.hash("confirm", nonce), time.time() + CONFIRM_SECONDS)
+        return False
+    nonce = str(known[0]).encode()
+    cookies = request.cookies(_confirm_cookie(config).name)
+    return any(secrets.compare_digest(value.encode(), nonce) for value in cookies)
 
 
 def _bound_to(config: Configuration, session: Session | None) -> str:
@@ -262,12 +258,14 @@ def _is_own(config: Configuration, request: Request) -> bool:
     """Tell whether this app, or the person at the address bar, made the request (Fetch Metadata)."""
     sites = [value for name, value in request.headers if name == "sec-fetch-site"]
     if sites:
-        return len(sites) == 1 and sites[0] in ("same-origin", "none")
-    origin = request.header("origin")
-    if origin is None and (referer := request.header("referer")):
-        parts = urlsplit(referer)
-        origin = f"{parts.scheme}://{parts.netloc}"
-    return origin is not None and origin.lower() in config.origins
+        # A picture in what one user wrote must not sign out those who read it.
+        wanted = request.header("sec-fetch-dest") in (None, "document", "empty")
+        return wanted and len(sites) == 1 and sites[0] in ("same-origin", "none")
+    said = request.header("origin") or request.header("referer")
+    try:
+        return said is not None and origin_of(said) in config.origins
+    except ValueError:
+        return False
 
 
 def _is_prefetch(request: Request) -> bool:
@@ -278,7 +276,12 @@ def _is_prefetch(request: Request) -> bool:
 def _own_url(config: Configuration, request: Request) -> str:
     kept = {name: request.query_value(name) for name in ("return_to", "ui_locales")}
     query = urlencode({name: value for name, value in kept.items() if value is not None})
-    return request.mount + config.logout_path + (f"?{query}" if query else "")
+    return quote(request.mount + config.logout_path) + (f"?{query}" if query else "")
+
+
+def _deletions(config: Configuration, request: Request) -> tuple[Header, ...]:
+    asked = _confirm_cookie(config)
+    return config.deletion_headers() + ((asked.delete(),) if request.cookies(asked.name) else ())
 
 
 def _state_cookie(config: Configuration) -> Cookie:

@@ -46,7 +46,11 @@ def chosen_target(value: str | None, allowed: Collection[str]) -> str | None:
 
 
 def origin_of(url: str) -> str:
-    """Return the origin of an absolute URL, as browsers write it in `Origin` (RFC 6454, 6.2)."""
+    """Return the origin of an absolute URL, as browsers write it in `Origin` (RFC 6454, 6.2).
+
+    Raises:
+        ValueError: It cannot be taken apart.
+    """
     parts = urlsplit(url)
     default = _DEFAULT_PORTS.get(parts.scheme, "")
     return f"{parts.scheme}://{parts.netloc.removesuffix(default)}".lower()

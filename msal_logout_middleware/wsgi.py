@@ -44,20 +44,21 @@ class LogoutMiddleware:
         """Answer what is ours; hand everything else to the app."""
         path = environ.get("PATH_INFO", "")
         mount = environ.get("SCRIPT_NAME", "")
-        if not self.logout.takes(_text(path), _text(mount), environ.get("QUERY_STRING", "")):
+        method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
+        if not self.logout.takes(method, _text(path), _text(mount), query):
             return self.app(environ, start_response)
 
-        body = _read_body(environ) if environ["REQUEST_METHOD"] == "POST" else b""
+        body = _read_body(environ) if method == "POST" else b""
         if body is None:
             return _send(plain(413, "The request is too large."), start_response)
         request = _request(environ, body)
         answer = run(self.logout.respond(request, _WORLD))
         if isinstance(answer, Response):
             return _send(answer, start_response)
-        if request.method == "POST":
-            environ["wsgi.input"] = BytesIO(body)
         if answer is None:
             return self.app(environ, start_response)
+        if method == "POST":
+            environ["wsgi.input"] = BytesIO(body)
         if answer.request is not request:
             environ.update({"REQUEST_METHOD": answer.request.method, "CONTENT_LENGTH": "0"})
             environ["wsgi.input"] = BytesIO()

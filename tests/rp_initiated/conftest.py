@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from cachelib import SimpleCache
 from flask import Flask, redirect, request, session
+from flask import Response as FlaskResponse
 from flask_session import Session as FlaskServerSession
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import JSONResponse, RedirectResponse, StreamingResponse
 from starlette.routing import Route
 from starsessions import InMemoryStore, SessionAutoloadMiddleware
 from starsessions import SessionMiddleware as StarSessionMiddleware
@@ -42,6 +43,8 @@ class Site:
     store: Any = field(default_factory=MemoryStore)
     events: list[Any] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    stream: bool = False
+    seen: list[str] = field(default_factory=list)
 
     def build(self, **options):
         app, session, records = self.make_app(self)
@@ -62,6 +65,14 @@ class Site:
         else:
             self.door = WsgiDoor(wsgi.LogoutMiddleware(app, self.logout))
         return self
+
+    def chunks(self):
+        """A body whose first chunk comes before the answer and the second after; then a record is saved late."""
+        before = dict(self.records)
+        yield b"first"
+        self.seen.append(repr(dict(self.records)))
+        yield b"second"
+        self.records.update(before)
 
     @property
     def is_asgi(self):
@@ -109,6 +120,8 @@ def flask_app(site, *, server_side):
     def logout():
         site.calls.append(f"{request.method} {(session.get('user') or {}).get('sub')}")
         session["late"] = True
+        if site.stream:
+            return FlaskResponse(site.chunks())
         return redirect("https://provider.example/app-s-own-logout")
 
     @app.route("/", methods=["GET", "POST"])
@@ -130,6 +143,8 @@ def starlette_app(site, *, server_side):
     async def logout(request: Request):
         site.calls.append(f"{request.method} {(request.session.get('user') or {}).get('sub')}")
         request.session["late"] = True
+        if site.stream:
+            return StreamingResponse(site.chunks())
         return RedirectResponse("https://provider.example/app-s-own-logout", 302)
 
     async def index(request: Request):
