@@ -85,9 +85,10 @@ class ASGISession:
         if self._given_cookies is not None:
             return self._given_cookies
         options = self._options()
-        if self._cookies_memo is None or self._cookies_memo[0] is not options:
-            self._cookies_memo = options, _learn_cookies(options, self._root_path)
-        return self._cookies_memo[1]
+        memo = self._cookies_memo
+        if memo is None or memo[0] is not options:
+            self._cookies_memo = memo = options, _learn_cookies(options, self._root_path)
+        return memo[1]
 
     @property
     def secret(self) -> str | bytes | None:
@@ -122,7 +123,7 @@ class ASGISession:
             ValueError: The app has no session middleware, or several.
             Exception: As `read`.
         """
-        return await self._look(session_id=session_id) if self._running().store else None
+        return None if self._running().store is None else await self._look(session_id=session_id)
 
     async def delete(self, session_id: str) -> None:
         """Delete a server-side session, and look whether it is gone.
@@ -158,16 +159,16 @@ class ASGISession:
         ((found_id, contents),) = seen
         if not contents:
             return None
-        return Session(
-            id=found_id if running.store else None, claims=self._find_claims(contents), contents=contents
-        )
+        claims = self._find_claims(contents)
+        return Session(id=None if running.store is None else found_id, claims=claims, contents=contents)
 
     def _running(self) -> _Running:
         options = self._options()
-        if self._memo is None or self._memo.options is not options:
+        memo = self._memo
+        if memo is None or memo.options is not options:
             app = _around_probe(options)
-            self._memo = _Running(options, app, _server_side_store(app))
-        return self._memo
+            self._memo = memo = _Running(options, app, _server_side_store(app))
+        return memo
 
     def _options(self) -> Middleware:
         candidates: list[Middleware] | None = getattr(self._source, "user_middleware", None)
@@ -226,7 +227,7 @@ async def _open(scope: Scope, session_id: str | None = None) -> tuple[str | None
 def _learn_cookies(options: Middleware, root_path: str) -> tuple[Cookie, ...]:
     """Have a middleware of the same options set its cookies."""
     middleware = _around_probe(options)
-    if _server_side_store(middleware):
+    if _server_side_store(middleware) is not None:
         from starsessions import InMemoryStore  # noqa: PLC0415 - only where the app has it
 
         cast("Any", middleware).store = InMemoryStore()  # nothing is written to the app's own

@@ -164,6 +164,9 @@ class Store(InMemoryStore):
 
     away = False
 
+    def __len__(self) -> int:  # so an empty store is false
+        return len(self.data)
+
     async def read(self, session_id: str, lifetime: int) -> bytes:
         self._ask()
         return await super().read(session_id, lifetime)
