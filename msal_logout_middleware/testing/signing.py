@@ -10,6 +10,7 @@ from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
@@ -56,8 +57,12 @@ def encode(header: Mapping[str, Any], claims: Mapping[str, Any], key: object) ->
     algorithm = jwt.get_algorithm_by_name(header["alg"])
     parts = [base64url_encode(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims)]
     signed = b".".join(parts)
-    signature = b"" if header["alg"] == "none" else algorithm.sign(signed, algorithm.prepare_key(key))
+    signature = algorithm.sign(signed, key)
     return b".".join((signed, base64url_encode(signature))).decode()
+
+
+def _public_pem(key: SigningKey) -> bytes:
+    return key.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 class SigningKeys:
@@ -81,7 +86,7 @@ class SigningKeys:
         key = self._key(algorithm)
         merged = {"typ": "JWT", "alg": algorithm, "kid": key.kid, **(header or {})}
         present = {name: value for name, value in merged.items() if value is not None}
-        secret = json.dumps(key.jwk).encode() if algorithm.startswith("HS") else key.private
+        secret = _public_pem(key) if algorithm.startswith("HS") else key.private
         return encode(present, claims, secret)
 
     def verify(self, token: str) -> dict[str, Any]:
