@@ -26,20 +26,33 @@ Faults: `slow`, `fail`, `hold`, `gone`, `back`. Stand-alone: `python -m msal_log
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .browser import Browser, Form, Link, Page
+    from .browser import Browser, Form, Link, Page, Visit
+    from .cookies import CookieJar, StoredCookie
     from .faults import Hold
     from .flavours import B2C, Entra, Flavour, Generic
     from .provider import EmbeddedProvider
     from .records import BackchannelCall, Client, ProviderSession, RecordedRequest, User
+
+# Loaded when asked for: pytest imports this package in every suite, also where the extra is not installed.
+_ROOMS = {
+    "browser": ("Browser", "Form", "Link", "Page", "Visit"),
+    "cookies": ("CookieJar", "StoredCookie"),
+    "faults": ("Hold",),
+    "flavours": ("B2C", "Entra", "Flavour", "Generic"),
+    "provider": ("EmbeddedProvider",),
+    "records": ("BackchannelCall", "Client", "ProviderSession", "RecordedRequest", "User"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "B2C",
     "BackchannelCall",
     "Browser",
     "Client",
+    "CookieJar",
     "EmbeddedProvider",
     "Entra",
     "Flavour",
@@ -50,21 +63,13 @@ __all__ = [
     "Page",
     "ProviderSession",
     "RecordedRequest",
+    "StoredCookie",
     "User",
+    "Visit",
 ]
-
-_ROOMS: Final = {
-    "browser": {"Browser", "Form", "Link", "Page"},
-    "faults": {"Hold"},
-    "flavours": {"B2C", "Entra", "Flavour", "Generic"},
-    "provider": {"EmbeddedProvider"},
-    "records": {"BackchannelCall", "Client", "ProviderSession", "RecordedRequest", "User"},
-}
 
 
 def __getattr__(name: str) -> Any:
-    # Not before it is asked for: pytest imports this package for its plugin at every start, with or without the extra.
-    for room, names in _ROOMS.items():
-        if name in names:
-            return getattr(import_module(f".{room}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_ROOM_OF[name]}", __name__), name)

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def embedded_provider() -> Iterator[EmbeddedProvider]:
     """Serve the one provider of a test run; ask for `provider`, which is it with nothing left of earlier tests."""
-    from .provider import EmbeddedProvider  # noqa: PLC0415 - suites that do not use it do not pay for it
-
+    try:
+        from .provider import EmbeddedProvider  # noqa: PLC0415 - suites that do not use it do not pay for it
+    except ImportError as error:
+        pytest.fail(f"{error}; install msal-logout-middleware[testing]", pytrace=False)
     with EmbeddedProvider(browser_host="idp.localhost") as provider:
         yield provider
 
