@@ -71,7 +71,9 @@ class LogoutMiddleware:
                 kept = [(n, v) for n, v in scope["headers"] if n.lower() not in _BODY_HEADERS]
                 scope = {**scope, "method": answer.request.method, "headers": kept}
                 body = b""
-            await self._app_view(answer, scope, _replay(body, receive), send)
+            # What was read is given again; what was not, such as a GET's body, is still to be received.
+            again = _replay(body, receive) if request.method == "POST" else receive
+            await self._app_view(answer, scope, again, send)
 
     async def _app_view(self, view: AppView, scope: Scope, receive: Receive, send: Send) -> None:
         replaced = False

@@ -70,8 +70,11 @@ class LogoutMiddleware:
     ) -> Iterable[bytes]:
         held: list[Any] = []
         written: list[bytes] = []
+        started = False
 
-        def hold(status: str, headers: list[Header], exc_info: Any = None, /) -> Callable[[bytes], None]:
+        def hold(status: str, headers: list[Header], exc_info: Any = None, /) -> Callable[[bytes], object]:
+            if started:  # too late for other headers: the server raises what went wrong (PEP 3333)
+                return start_response(status, headers, exc_info)
             held[:] = [status, headers, exc_info]
             return written.append
 
@@ -88,6 +91,7 @@ class LogoutMiddleware:
             body.close()
             return _send(headers, start_response)
         start_response(held[0], list(headers), *([held[2]] if held[2] else []))
+        started = True
         body.push([*written, *first])
         return body
 
