@@ -165,7 +165,7 @@ class Shared:
     def remove_accounts(self, claims: Claims, session: Session | None) -> Removed:
         """Remove a user's accounts from memory."""
         removal = self._shared.remove_accounts(claims)
-        return Removed(removal.removed, removal.id_token)
+        return Removed(removal.counts, removal.id_token)
 
 
 def _without(data: bytes | str, claims: Claims) -> accounts.Removal:

@@ -16,7 +16,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
@@ -39,6 +39,7 @@ _Entry: TypeAlias = dict[str, Any]
 _Name: TypeAlias = tuple[str, ...]  # what accounts are found by
 
 _Kind: Final = msal.TokenCache.CredentialType
+_HINT_CLAIMS: Final = ("iss", "sub", "aud", "iat")
 _GUID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ATTRIBUTE: Final = "_msal_logout_middleware"
 
@@ -55,16 +56,19 @@ class _Owner(NamedTuple):
     environment: str
 
 
+_Places: TypeAlias = dict[_Place, Claims | None]  # beside each ID token, whom it names
+
+
 @dataclass(frozen=True, slots=True)
 class SharedRemoval:
     """What was removed from a shared cache.
 
     Args:
-        removed: How many entries of each kind.
+        counts: How many entries of each kind.
         id_token: The newest ID token of these claims, for `id_token_hint`.
     """
 
-    removed: Mapping[str, int]
+    counts: Mapping[str, int]
     id_token: str | None = field(repr=False)
 
 
@@ -109,40 +113,45 @@ class SharedCache:
         """Remove every entry of a user, and refuse what is still on its way for them."""
         with self._cache._lock:
             self._rebuild_if_replaced()
-            owners = self._index.find(claims)
-            self._recent.remember({*_names_of(claims), *(("home", owner.home) for owner in owners)})
-            entries = {place: self._entry(place) for owner in owners for place in self._places(owner, claims)}
-            for place in entries:
-                self._index.take(place)
-                del self._sections[place.kind][place.key]
-            for place, entry in list(entries.items())[-1:]:  # tells the cache, and a subclass that persists
-                self._modify(place.kind, entry)
-            return SharedRemoval(Counter(place.kind for place in entries), _newest_id_token(entries, claims))
+            names = frozenset(_names_of(claims))
+            owners = self._index.find(names, claims)
+            self._recent.remember(names.union(("home", owner.home.lower()) for owner in owners))
+            sections, counts = self._sections, Counter[str]()
+            id_tokens: list[tuple[Claims, str]] = []
+            last: tuple[str, _Entry] | None = None
+            for owner in owners:
+                for place, named in self._take_out(owner, names, claims).items():
+                    last = place.kind, sections[place.kind].pop(place.key)
+                    counts[place.kind] += 1
+                    if named is not None:
+                        id_tokens.append((named, last[1]["secret"]))
+            if last is not None:
+                self._modify(*last)  # tells the cache that it has changed, and a subclass that persists it
+            return SharedRemoval(counts, _newest(id_tokens, claims))
 
-    def _places(self, owner: _Owner, claims: Claims) -> Collection[_Place]:
-        places = self._index.places[owner]
-        issuers = {name for name in self._index.names[owner] if name[0] == "sub"}
-        if owner.home != _text(claims, "sub").lower() or len(issuers) < 2:
-            return places
+    def _take_out(self, owner: _Owner, names: Set[_Name], claims: Claims) -> _Places:
+        if owner.home not in _spellings(claims) or self._index.issuers(owner) <= names:
+            return self._index.take_all(owner)
         # Two issuers on one host use the same bare `sub`: the slow way tells them apart, entry by entry.
         sections: dict[str, dict[str, _Entry]] = {}
-        for place in places:
-            sections.setdefault(place.kind, {})[place.key] = self._entry(place)
+        for kind, key in self._index.places[owner]:
+            sections.setdefault(kind, {})[key] = self._sections[kind][key]
         left = json.loads(accounts.remove_accounts(json.dumps(sections), claims).cache or "{}")
-        return [place for place in places if place.key not in left.get(place.kind, {})]
+        gone = [place for place in self._index.places[owner] if place.key not in left.get(place.kind, {})]
+        return {place: self._index.take(place, self._sections[place.kind][place.key]) for place in gone}
 
     def _guarded_add(self, event: Event, **kwargs: Any) -> None:
         with self._cache._lock:
             self._rebuild_if_replaced()
-            used = used_refresh_token(event)
+            source = self._index.refresh_tokens.get(used_refresh_token(event))
             if is_silent_refresh(event):
-                if used not in self._index.refresh_tokens:
+                if source is None:
                     return  # its account was removed meanwhile
             elif not is_sign_in(event) and self._recent.has_any(_names_of_event(event)):
                 return
             self._adding = True
             # MSAL stores an access token without its owner if the response names none: the refresh token knows.
-            self._adopter = self._index.owner_of_refresh_token(used)
+            self._adopter = source and self._index.owner(source, self._sections[source.kind][source.key])
             try:
                 self._add(event, **kwargs)
             finally:
@@ -159,11 +168,13 @@ class SharedCache:
                 used = old_entry.get("secret")  # `update_rt`: the provider has rotated it
                 if self._index.refresh_tokens.get(used) != place:
                     return  # removed, or replaced by another sign-in
+            before = self._sections.get(credential_type, {}).get(place.key)
             self._modify(credential_type, old_entry, new_key_value_pairs)
-            self._index.take(place)
-            entry = self._sections.get(credential_type, {}).get(place.key)
-            if entry is not None:
-                self._index.put(place, entry, adopter=self._adopter, came_of=used)
+            after = self._sections.get(credential_type, {}).get(place.key)
+            if before is not None:
+                self._index.take(place, before)
+            if after is not None:
+                self._index.put(place, after, adopter=self._adopter, came_of=used)
 
     def _guarded_deserialize(self, state: str | None) -> None:
         with self._cache._lock:
@@ -181,9 +192,6 @@ class SharedCache:
                 for key, entry in section.items():
                     self._index.put(_Place(kind, key), entry)
 
-    def _entry(self, place: _Place) -> _Entry:
-        return self._sections[place.kind][place.key]
-
     @property
     def _sections(self) -> dict[str, dict[str, _Entry]]:
         sections: dict[str, dict[str, _Entry]] = self._cache._cache
@@ -194,11 +202,11 @@ class _Index:
     """Leads from claims to accounts, from an account to its entries, from a refresh token to where it stands."""
 
     def __init__(self) -> None:
-        self.places: dict[_Owner, dict[_Place, None]] = {}
-        self.names: dict[_Owner, set[_Name]] = {}
+        self.places: dict[_Owner, _Places] = {}
         self.refresh_tokens: dict[str | None, _Place] = {}  # also what the present one was rotated from
+        self._names: dict[_Owner, set[_Name]] = {}
         self._owners: dict[_Name, set[_Owner]] = {}
-        self._owner_of: dict[_Place, _Owner] = {}
+        self._adopted: dict[_Place, _Owner] = {}  # of entries that do not say whose they are
         self._secrets: dict[_Place, tuple[str, ...]] = {}
 
     def put(
@@ -214,60 +222,75 @@ class _Index:
         """
         if place.kind == _Kind.APP_METADATA:
             return
-        names = set(_names_of_entry(place, entry))
-        home = next((name[1] for name in names if name[0] == "home"), "")
-        owner = _Owner(home, _text(entry, "environment").lower())
-        if not home:
+        token = decode(entry.get("secret"))
+        names = set(_names_of_entry(place, entry, token))
+        owner = _owner(place, entry)
+        if not owner.home:
             if adopter is None and not names:
                 return  # an app-only token
-            owner = adopter or _Owner("", place.key)
-        self.places.setdefault(owner, {})[place] = None
-        self._owner_of[place] = owner
+            owner = self._adopted[place] = adopter or _Owner("", place.key)
+        named = {name: token[name] for name in _HINT_CLAIMS if name in token} if token else None
+        self.places.setdefault(owner, {})[place] = named if place.kind == _Kind.ID_TOKEN else None
+        self._names.setdefault(owner, set()).update(names)
         for name in names:
             self._owners.setdefault(name, set()).add(owner)
-        self.names.setdefault(owner, set()).update(names)
         if place.kind == _Kind.REFRESH_TOKEN:
             secrets = tuple(filter(None, (_text(entry, "secret"), came_of)))
             self._secrets[place] = secrets
             self.refresh_tokens.update(dict.fromkeys(secrets, place))
 
-    def take(self, place: _Place) -> None:
-        """Forget an entry; no error if it is not known."""
-        owner = self._owner_of.pop(place, None)
-        if owner is None:
-            return
-        for secret in self._secrets.pop(place, ()):
-            if self.refresh_tokens.get(secret) == place:
-                del self.refresh_tokens[secret]
-        places = self.places[owner]
-        del places[place]
-        if places:
-            return
-        del self.places[owner]
-        for name in self.names.pop(owner):
+    def take(self, place: _Place, entry: _Entry) -> Claims | None:
+        """Forget one entry; no error if it is an app-only token."""
+        owner = self.owner(place, entry)
+        self._adopted.pop(place, None)
+        places = self.places.get(owner, {})
+        named = places.pop(place, None)
+        self._take_secrets(place)
+        if not places:
+            self.take_all(owner)
+        return named
+
+    def take_all(self, owner: _Owner) -> _Places:
+        """Forget an account, and return what stood where."""
+        for name in self._names.pop(owner, ()):
             owners = self._owners[name]
             owners.discard(owner)
             if not owners:
                 del self._owners[name]
+        places = self.places.pop(owner, {})
+        for place in places:
+            if place.kind == _Kind.REFRESH_TOKEN:
+                self._take_secrets(place)
+            if self._adopted:
+                self._adopted.pop(place, None)
+        return places
 
-    def find(self, claims: Claims) -> set[_Owner]:
+    def _take_secrets(self, place: _Place) -> None:
+        for secret in self._secrets.pop(place, ()):
+            if self.refresh_tokens.get(secret) == place:
+                del self.refresh_tokens[secret]
+
+    def find(self, names: Set[_Name], claims: Claims) -> set[_Owner]:
         """Return the accounts of a user."""
-        bare = _text(claims, "sub").lower()
-        hosts = _hosts(_text(claims, "iss"))
+        bare = _spellings(claims)
         found: set[_Owner] = set()
-        for name in _names_of(claims):
+        for name in names:
             for owner in self._owners.get(name, ()):
-                if name[0] == "home" and name[1] == bare and owner.environment not in hosts:
-                    continue  # another provider's user with the same `sub`
-                found.add(owner)
+                # In another environment, the same bare `sub` is another provider's user.
+                if name[0] != "home" or (owner.home in bare and owner.environment in _hosts(claims)):
+                    found.add(owner)
         for owner in tuple(found):  # the same account in other environments
-            if owner.home and owner.home != bare:
-                found |= self._owners.get(("home", owner.home), set())
+            if owner.home and owner.home not in bare:
+                found |= self._owners.get(("home", owner.home.lower()), set())
         return found
 
-    def owner_of_refresh_token(self, secret: str | None) -> _Owner | None:
-        """Return whose refresh token this is."""
-        return self._owner_of.get(self.refresh_tokens[secret]) if secret in self.refresh_tokens else None
+    def issuers(self, owner: _Owner) -> set[_Name]:
+        """Return by whom, and as whom, an account was issued tokens."""
+        return {name for name in self._names[owner] if name[0] == "sub"}
+
+    def owner(self, place: _Place, entry: _Entry) -> _Owner:
+        """Return whose entry this is."""
+        return self._adopted.get(place) or _owner(place, entry)
 
 
 @dataclass(slots=True)
@@ -280,7 +303,7 @@ class _Recent:
     _until: dict[_Name, float] = field(default_factory=dict)  # in order of time
     _everybody_until: float = float("-inf")
 
-    def remember(self, names: Collection[_Name]) -> None:
+    def remember(self, names: Set[_Name]) -> None:
         now = self.clock()
         for name in names:
             self._until.pop(name, None)
@@ -293,7 +316,7 @@ class _Recent:
                 self._everybody_until = until
             del self._until[name]
 
-    def has_any(self, names: Collection[_Name]) -> bool:
+    def has_any(self, names: Set[_Name]) -> bool:
         now = self.clock()
         if names and now < self._everybody_until:
             return True
@@ -315,12 +338,22 @@ def _names_of(claims: Claims) -> Iterator[_Name]:
         yield "home", sub.lower()
 
 
-def _names_of_entry(place: _Place, entry: _Entry) -> Iterator[_Name]:
-    home = _text(entry, "home_account_id").lower()
-    environment = _text(entry, "environment").lower()
+def _spellings(claims: Claims) -> set[str]:
+    """Return how a bare `sub` is spelled as a `home_account_id`."""
+    sub = _text(claims, "sub")
+    return {sub, sub.lower()}
+
+
+def _owner(place: _Place, entry: _Entry) -> _Owner:
+    home, environment = _text(entry, "home_account_id"), _text(entry, "environment").lower()
     if not home and environment:
         before, found, _ = place.key.lower().partition(f"-{environment}-")
         home = before if found else ""
+    return _Owner(home, environment)
+
+
+def _names_of_entry(place: _Place, entry: _Entry, token: Claims | None) -> Iterator[_Name]:
+    home = _owner(place, entry).home.lower()
     if home:
         yield "home", home
         uid, dot, tid = home.rpartition(".")
@@ -331,7 +364,6 @@ def _names_of_entry(place: _Place, entry: _Entry) -> Iterator[_Name]:
     account, realm = _text(entry, "local_account_id").lower(), _text(entry, "realm").lower()
     if account and realm:
         yield "oid", account, realm
-    token = decode(entry.get("secret"))
     if token is not None:
         yield from (name for name in _names_of(token) if name[0] in {"sub", "oid"})
 
@@ -347,15 +379,13 @@ def _names_of_event(event: Event) -> set[_Name]:
     return names
 
 
-def _newest_id_token(entries: Mapping[_Place, _Entry], claims: Claims) -> str | None:
-    tokens = [_text(entry, "secret") for place, entry in entries.items() if place.kind == _Kind.ID_TOKEN]
-    own = []
-    for token in tokens:
-        held = decode(token) or {}
-        # Another client's token: the provider would refuse it as a hint of ours.
-        if all(held.get(name) == claims[name] for name in ("iss", "sub", "aud") if name in claims):
-            own.append((held.get("iat") or 0, token))
-    return max(own)[1] if own else None
+def _newest(id_tokens: Collection[tuple[Claims, str]], claims: Claims) -> str | None:
+    # Another client's token is none of these: the provider would refuse it as a hint of ours.
+    asked = [name for name in ("iss", "sub", "aud") if name in claims]
+    own = [
+        (held, token) for held, token in id_tokens if all(held.get(name) == claims[name] for name in asked)
+    ]
+    return max(own, key=lambda pair: pair[0].get("iat", 0))[1] if own else None
 
 
 def _tenant(claims: Claims) -> str:
@@ -366,11 +396,13 @@ def _tenant(claims: Claims) -> str:
     return found[0] if found else ""
 
 
-def _hosts(issuer: str) -> frozenset[str]:
+def _hosts(claims: Claims) -> Collection[str]:
+    """Return what an environment of the issuer is called, as far as its identifier tells."""
     try:
-        return frozenset({urlsplit(issuer).hostname or ""}) - {""}
+        url = urlsplit(_text(claims, "iss"))
     except ValueError:
-        return frozenset()
+        return ()
+    return tuple(filter(None, (url.hostname, url.netloc.lower())))
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

@@ -6,9 +6,11 @@ import json
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import msal
 import pytest
 
@@ -18,7 +20,7 @@ from msal_logout_middleware.stores import Loaded
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.token_cache import StoredTokenCache
 
-from .races.token_endpoint import ANA, BEN, ISSUER, SCOPES, TENANT, Endpoint, User, silent
+from .races.token_endpoint import ANA, AUTH_CODE_FLOW, BEN, ISSUER, SCOPES, TENANT, Endpoint, User, silent
 
 KEY = ANA.home_account_id
 
@@ -138,20 +140,22 @@ def test_rotated_refresh_token_is_saved(store, endpoint):
 
 def test_rotated_refresh_token_is_saved_although_the_block_raised(store, endpoint):
     first = sign_in(store, endpoint)["refresh_token"]
-    with pytest.raises(ZeroDivisionError), StoredTokenCache(store, key=KEY) as cache:
+    with suppress(ZeroDivisionError), StoredTokenCache(store, key=KEY) as cache:
         silent(endpoint.app(cache), ANA, force_refresh=True)
         raise ZeroDivisionError
     assert secrets_of(store, "RefreshToken") != {first}
 
 
 def test_sign_in_that_msal_refuses_for_its_nonce_is_not_saved(store, endpoint):
-    with pytest.raises(RuntimeError, match="nonce"), StoredTokenCache(store, key=KEY) as cache:
-        app = endpoint.app(cache)
-        flow = app.initiate_auth_code_flow(
-            SCOPES, redirect_uri="https://app.example/callback", response_mode="form_post"
-        )
-        endpoint.users["stolen"] = BEN
-        app.acquire_token_by_auth_code_flow(flow, {"code": "stolen", "state": flow["state"]})
+    def redeem_stolen_code() -> None:
+        with StoredTokenCache(store, key=KEY) as cache:
+            app = endpoint.app(cache)
+            flow = app.initiate_auth_code_flow(SCOPES, **AUTH_CODE_FLOW)
+            endpoint.users["stolen"] = BEN
+            app.acquire_token_by_auth_code_flow(flow, {"code": "stolen", "state": flow["state"]})
+
+    with pytest.raises(RuntimeError, match="nonce"):
+        redeem_stolen_code()
     assert store.load(KEY).data is None
 
 

@@ -15,6 +15,7 @@ HOST = "login.microsoftonline.com"
 TENANT = "11111111-1111-1111-1111-111111111111"
 CLIENT_ID = "22222222-2222-2222-2222-222222222222"
 ISSUER = f"https://{HOST}/{TENANT}/v2.0"
+AUTH_CODE_FLOW = {"redirect_uri": "https://app.example/callback", "response_mode": "form_post"}
 SCOPES = ["https://api.example/read"]
 
 
