@@ -25,7 +25,7 @@ from ..errors import StoreError
 from . import Claim, Ended, Ending, JournalRow, Loaded, Mark, Marks, SessionRecord
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger("msal_logout_middleware")
 
 _APPLICATION_ID = 0x4D4C4D57  # "MLMW": tells our files from other people's
 _SCHEMA_VERSION = 1
@@ -516,7 +516,7 @@ class _Database:
         except OSError as error:
             raise StoreError(self._sentence(sqlite3.SQLITE_CANTOPEN)) from error
         if self._was_there:
-            _log.warning("the store's database %s was deleted: a new, empty one takes its place", self._path)
+            logger.warning("the store's database %s was deleted: a new, empty one takes its place", self._path)
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA synchronous = FULL")
