@@ -58,6 +58,7 @@ class User:
 
 
 ANA, BEN = User(1), User(2)
+YEAR_2100 = 4_102_444_800
 
 
 @dataclass
@@ -134,7 +135,7 @@ class Endpoint:
             tokens["refresh_token"] = f"RT-{number}:{user.number}"
             self.users[tokens["refresh_token"]] = user
             if self.with_id_token:
-                tokens["id_token"] = jwt({**user.claims, "uti": number})
+                tokens["id_token"] = jwt({**user.claims, "uti": number, "exp": YEAR_2100})
                 tokens["client_info"] = part({"uid": user.oid, "utid": TENANT})
         return tokens
 
