@@ -443,7 +443,7 @@ class _Database:
             yield connection.sqlite
             sound = True
         except sqlite3.Error as error:
-            raise StoreError(self._sentence(error.sqlite_errorcode)) from error
+            raise StoreError(self._sentence(getattr(error, "sqlite_errorcode", 0))) from error
         except UnicodeEncodeError:
             raise ValueError("a key is not valid Unicode: it holds a lone surrogate") from None
         finally:
@@ -482,7 +482,10 @@ class _Database:
         return status.st_dev, status.st_ino
 
     def _open(self, opening: int) -> _Connection:
-        self._make_file()
+        try:
+            self._make_file()
+        except OSError as error:
+            raise StoreError(self._sentence(sqlite3.SQLITE_CANTOPEN)) from error
         file = self._file()
         sqlite = sqlite3.connect(
             self._path, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False
@@ -513,10 +516,10 @@ class _Database:
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
             return
-        except OSError as error:
-            raise StoreError(self._sentence(sqlite3.SQLITE_CANTOPEN)) from error
         if self._was_there:
-            logger.warning("the store's database %s was deleted: a new, empty one takes its place", self._path)
+            logger.warning(
+                "the store's database %s was deleted: a new, empty one takes its place", self._path
+            )
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA synchronous = FULL")
@@ -568,7 +571,7 @@ class _Database:
             return
 
     def _sentence(self, code: int) -> str:
-        what = _WHAT_IS_WRONG.get(code & 0xFF, f"failed (SQLite's error {code})")
+        what = _WHAT_IS_WRONG.get(code & 0xFF, f"did not do what it was asked for (SQLite's error {code})")
         return f"the store's database {self._path} {what}"
 
     # A process that forks

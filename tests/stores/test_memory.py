@@ -1,7 +1,6 @@
 """What MemoryStore is beyond the contract: of one process, and cheap."""
 
 import os
-import sys
 
 import pytest
 
@@ -45,7 +44,7 @@ def test_key_that_is_not_unicode_is_refused() -> None:
 
 def test_nothing_is_kept_of_what_has_expired(clock: Clock) -> None:
     store = MemoryStore(clock=clock)
-    empty = sys.getsizeof, sizes(store)
+    empty = sizes(store)
     for number in range(100):
         name = str(number)
         store.replace(name, "", b"cache")
@@ -62,7 +61,7 @@ def test_nothing_is_kept_of_what_has_expired(clock: Clock) -> None:
     assert store.sweep() == 0
     clock.now = 1e9
     assert store.sweep() == 600
-    assert sizes(store) == empty[1]
+    assert sizes(store) == empty
 
 
 def sizes(store: MemoryStore) -> dict[str, int]:
@@ -107,6 +106,25 @@ def test_oldest_marks_are_forgotten_without_hiding_the_newer(clock: Clock) -> No
     store.end(Ending(handles=("new",), expires_at=9e9))
     marks = store.marks_since(0, limit=100).marks
     assert marks == [Mark("handle", "new", 0.0, marks[0].sequence, 9e9)]
+
+
+def test_cache_that_is_removed_and_written_again_expires_by_its_last_write(clock: Clock) -> None:
+    store = MemoryStore(clock=clock)
+    for data in (b"1", None, b"2"):
+        store.replace("alice", store.load("alice").version, data)
+        clock.advance(60)
+    clock.advance(3600)
+    assert store.sweep() == 0
+    assert store.load("alice").data == b"2"
+    clock.now = 1e9
+    assert store.sweep() == 1
+
+
+def test_session_that_has_a_key_twice_ends_like_any_other(clock: Clock) -> None:
+    store = MemoryStore(clock=clock)
+    store.add(SessionRecord("h", "s", ("k", "k"), 1.0, b"", 9e9), sign_in=True)
+    store.end(Ending(sessions=("s",), expires_at=9e9))
+    assert store.find("k") == []
 
 
 def test_empty_name_expires_like_any_other(clock: Clock) -> None:

@@ -177,6 +177,19 @@ def test_new_database_locked_by_another_process_is_a_store_error_until_it_is_fre
     assert write(store, b"1")
 
 
+def test_new_database_that_another_process_is_reading_is_a_store_error_until_it_has_read(
+    store: SQLiteStore, path: Path
+) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM sqlite_master").fetchall()
+    with pytest.raises(StoreError, match="locked by another worker"):
+        store.load("alice")  # cannot switch to the write-ahead log
+    other.execute("COMMIT")
+    other.close()
+    assert write(store, b"1")
+
+
 class StoppedClock:
     """A clock that whoever looks at it from a marked thread is stopped at, inside the store's transaction."""
 
@@ -355,11 +368,31 @@ def test_database_that_may_not_be_written_is_a_store_error_until_it_may(there: b
         assert as_nobody(path) == "True"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no modes here")
+def test_folder_that_may_not_be_entered_is_a_store_error_until_it_may() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "inner" / "logout.db"
+        path.parent.mkdir()
+        path.parent.chmod(0o777)
+        Path(folder).chmod(0o000)
+        assert "the app must be allowed to write the file and its folder" in as_nobody(path)
+        Path(folder).chmod(0o777)
+        assert as_nobody(path) == "True"
+
+
 def as_nobody(path: Path) -> str:
     command = [sys.executable, "-c", AS_NOBODY, str(path)]
     return subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=LONG_SECONDS
     ).stdout.strip()
+
+
+def test_value_that_cannot_be_stored_is_a_store_error(store: SQLiteStore) -> None:
+    with pytest.raises(StoreError, match="did not do"):
+        store.end(Ending(handles=("h",), expires_at=float("nan")))
+    with pytest.raises(StoreError, match="did not do"):
+        write(store, ["no", "bytes"])  # type: ignore[arg-type]
+    assert store.marks_since(0, limit=9).marks == []
 
 
 def test_change_that_cannot_be_written_whole_is_not_written_at_all(store: SQLiteStore) -> None:
