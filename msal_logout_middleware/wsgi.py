@@ -42,10 +42,9 @@ class LogoutMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer what is ours; hand everything else to the app."""
-        path = environ.get("PATH_INFO", "")
-        mount = environ.get("SCRIPT_NAME", "")
+        path, mount = _route(environ), _text(environ.get("SCRIPT_NAME", ""))
         method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
-        if not self.logout.takes(method, _text(path), _text(mount), query):
+        if not self.logout.takes(method, path, mount, query):
             return self.app(environ, start_response)
 
         body = _read_body(environ) if method == "POST" else b""
@@ -135,12 +134,18 @@ def _request(environ: WSGIEnvironment, body: bytes) -> Request:
     headers.append(("content-type", environ.get("CONTENT_TYPE", "")))
     return Request(
         method=environ["REQUEST_METHOD"],
-        path=_text(environ.get("PATH_INFO", "")),
+        path=_route(environ),
         query=environ.get("QUERY_STRING", ""),
         headers=tuple(headers),
         mount=_text(environ.get("SCRIPT_NAME", "")),
         body=body,
     )
+
+
+def _route(environ: WSGIEnvironment) -> str:
+    """Return the path below the mount; slashes before it are one, as Werkzeug routes them."""
+    path = _text(environ.get("PATH_INFO", ""))
+    return f"/{path.lstrip('/')}" if path.startswith("//") else path
 
 
 def _text(native: str) -> str:
