@@ -117,6 +117,8 @@ class _User(NamedTuple):
         iss, sub, oid, tid = (_text(claims, name) for name in ("iss", "sub", "oid", "tid"))
         if not tid and (tenant := _GUID.search(iss)):  # B2C leaves `tid` out
             tid = tenant[0]
+        if iss and tid.lower() not in iss.lower():
+            tid = ""  # an issuer speaks for the users of its own tenant only
         return cls(iss, sub, oid.lower(), tid.lower())
 
     def is_named_by(self, other: _User) -> bool:
@@ -128,12 +130,12 @@ class _User(NamedTuple):
     @property
     def implied(self) -> re.Pattern[str]:
         """The `home_account_id`s, in small letters, that follow from claims: `oid.tid`, and B2C's `oid-policy.tid`."""
-        objects = [
-            re.escape(value) for value in (self.oid, self.sub.lower()) if value
-        ]  # B2C's `sub` is the `oid`
-        if not objects or not self.tid:
+        uids = "|".join(
+            re.escape(uid) for uid in (self.oid, self.sub.lower()) if uid
+        )  # B2C's `sub` is the `oid`
+        if not uids or not self.tid:
             return _NOTHING
-        return re.compile(rf"(?:{'|'.join(objects)})(?:-[^.]*)?\.{re.escape(self.tid)}")
+        return re.compile(rf"(?:{uids})(?:-[^.]*)?\.{re.escape(self.tid)}")
 
     @property
     def hosts(self) -> frozenset[str]:
@@ -223,7 +225,9 @@ class _Accounts:
     @classmethod
     def of(cls, user: _User, entries: Collection[_Entry]) -> _Accounts:
         if user.sub and not user.iss:
-            issuers = {entry.token.iss for entry in entries if entry.token and entry.token.sub == user.sub}
+            issuers = {
+                entry.token.iss for entry in entries if entry.token and entry.token.sub == user.sub
+            } - {""}
             user = user._replace(iss=issuers.pop() if len(issuers) == 1 else "")
         bare = {user.sub, user.sub.lower()}
         implied = user.implied
@@ -268,7 +272,8 @@ class _Accounts:
         implied = self.user.implied.match(key)
         if implied is not None and key.startswith("-", implied.end()):
             return True
-        environments = self.user.hosts | {place[1] for place, seen in self.seen.items() if seen == {True}}
+        somebodys = {place[1] for place, seen in self.seen.items() if False in seen}
+        environments = self.user.hosts.union(place[1] for place in self.seen) - somebodys
         sub = self.user.sub.lower()
         return bool(sub) and key.startswith(tuple(f"{sub}-{environment}-" for environment in environments))
 
@@ -307,7 +312,10 @@ def _newest_id_token(entries: Iterable[_Entry], user: _User, claims: Claims) -> 
 
 def _look_again(text: str, accounts: _Accounts) -> None:
     """Raise if anything of the user is left: each entry is judged by itself, from the text that will be stored."""
-    left = sum(_is_left(kind, key, value, accounts) for kind, key, value in _entries(text))
+    try:
+        left = sum(_is_left(kind, key, value, accounts) for kind, key, value in _entries(text))
+    except RecursionError:
+        raise DamagedCache("the token cache is nested too deeply") from None
     if left:
         raise LogoutError(
             f"{left} entries of the user were left in the token cache after removal; it was not changed"
@@ -324,9 +332,10 @@ def _is_left(kind: str, key: str, value: object, accounts: _Accounts) -> bool:
     local = (_text(entry, "local_account_id").lower(), _text(entry, "realm").lower())
     if all(local) and local == (user.oid, user.tid):
         return True
+    if home or kind == _APP_METADATA:
+        return False
     environment = f"{_text(entry, 'environment').lower()}-".lstrip("-")
-    key_starts = tuple(f"{home}-{environment}" for home in accounts.ids)
-    return not home and kind != _APP_METADATA and key.lower().startswith(key_starts)
+    return key.lower().startswith(tuple(f"{mine}-{environment}" for mine in accounts.ids))
 
 
 def _entries(text: str) -> Iterator[tuple[str, str, object]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 
 import pytest
 
@@ -59,3 +60,15 @@ def test_deep_token_is_no_token():
     payload = base64.urlsafe_b64encode(b"[" * DEEP).decode()
     cache = json.dumps({"IdToken": {"k": {"home_account_id": "x", "secret": f"a.{payload}.c"}}})
     assert remove_accounts(cache, entra_claims()).cache == cache.encode()
+
+
+def test_cache_that_is_almost_too_deep_is_cleaned_or_damaged():
+    mine = json.dumps({"home_account_id": "{oid}.{tid}".format(**entra_claims())})
+    outcomes = set()
+    for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit() + 10):
+        cache = f'{{"AccessToken": {{"k": {"[" * depth}{"]" * depth}, "mine": {mine}}}}}'
+        try:
+            outcomes.add(str(remove_accounts(cache, entra_claims()).removed))
+        except DamagedCache as damaged:
+            outcomes.add(str(damaged))
+    assert outcomes == {"{'AccessToken': 1}", "the token cache is nested too deeply"}

@@ -109,7 +109,7 @@ HOME = f"{uuid.UUID(int=1)}.{uuid.UUID(int=2)}"
 CLAIMS = {
     "oid": str(uuid.UUID(int=1)),
     "tid": str(uuid.UUID(int=2)),
-    "iss": "https://one.example",
+    "iss": f"https://one.example/{uuid.UUID(int=2)}/",
     "sub": "s",
 }
 leaves = st.one_of(

@@ -148,6 +148,13 @@ def test_b2c_leaves_tid_out_of_the_claims():
     assert left(sections, claims) == {}
 
 
+def test_issuer_does_not_speak_for_another_tenants_users():
+    sections = cache_of(entra_claims())
+    assert left(sections, generic_claims(oid=ALICE, tid=TENANT)) == sections
+    sections["IdToken"]["odd"] = entry("x", secret=token(generic_claims(oid=ALICE, tid=TENANT)))
+    assert left(sections, entra_claims())["IdToken"] == {"odd": sections["IdToken"]["odd"]}
+
+
 def test_claims_without_identity_find_nothing():
     sections = {
         "AccessToken": {"k": entry(HOME), f"{HOME}-{ENTRA}-accesstoken": 1, "-x": 2},
@@ -255,6 +262,30 @@ def test_bare_sub_in_small_letters_is_the_users_unless_an_id_token_says_otherwis
     assert left(sections, generic_claims("AbC", ONE)) == {}
 
 
+def test_bare_sub_in_small_letters_is_found_where_an_id_token_of_the_user_was_obtained():
+    mine = {"mine": entry("AbC", "authority.example", secret=token(generic_claims("AbC", ONE)))}
+    assert (
+        left(
+            {"IdToken": mine, "RefreshToken": {"r": entry("abc", "authority.example")}},
+            generic_claims("AbC", ONE),
+        )
+        == {}
+    )
+
+
+def test_key_alone_does_not_tell_where_both_issuers_are_known():
+    here = entry("42", "authority.example")
+    sections = {
+        "IdToken": {
+            "mine": {**here, "secret": token(generic_claims(iss=ONE))},
+            "theirs": {**here, "client_id": "another", "secret": token(generic_claims(iss=TWO))},
+        },
+        "RefreshToken": {"42-authority.example-refreshtoken-c": None},
+    }
+    del sections["IdToken"]["mine"]["client_id"]
+    assert left(sections, generic_claims(iss=ONE))["RefreshToken"] == sections["RefreshToken"]
+
+
 def test_bare_sub_without_iss_counts_where_one_issuer_is_known():
     claims = {"sub": "42"}
     one = cache_of(generic_claims(iss=ONE))
@@ -355,11 +386,15 @@ def test_odd_bookkeeping_is_made_anew(bookkeeping):
 
 
 @pytest.mark.parametrize("find", [entra_claims(), {"oid": ALICE, "tid": TENANT}])
-@pytest.mark.parametrize("kind", ["AccessToken", "RefreshToken", "IdToken", "Account", "keyed"])
+@pytest.mark.parametrize(
+    "kind", ["AccessToken", "RefreshToken", "IdToken", "Account", "keyed", "named", "account"]
+)
 def test_anything_that_is_left_is_noticed(monkeypatch, kind, find):
     sections = cache_of(entra_claims(), entra_claims(BOB))
     sections["keyed"] = {f"{HOME}-{ENTRA}-x": {"environment": ENTRA}, f"{HOME}-": 1}
-    cache = json.dumps({kind: sections[kind], "Kept": KEPT["RefreshToken"]})
+    sections["named"] = {"k": {"secret": token(find)}}
+    sections["account"] = {"k": {"local_account_id": ALICE, "realm": TENANT}}
+    cache = json.dumps({kind: sections[kind], "Kept": KEPT["RefreshToken"], "AppMetadata": {"k": {}}})
     monkeypatch.setattr(accounts, "_cuts", lambda *_: ())
     with pytest.raises(LogoutError, match="left in the token cache") as caught:
         remove_accounts(cache, find)
