@@ -68,8 +68,8 @@ class Stage:
             opening.enter_context(self._serving_flask(flask, folder / "flask", flask_listener))
             opening.enter_context(self._serving_fastapi(fastapi, folder / "fastapi", fastapi_listener))
             self.apps = (
-                App("Flask", flask.url, "identity, Flask-Session", FlaskView(folder / "flask")),
-                App("FastAPI", fastapi.url, "MSAL, SessionMiddleware", FastAPIView(folder / "fastapi")),
+                App("Flask", flask.url, "identity and Flask-Session", FlaskView(folder / "flask")),
+                App("FastAPI", fastapi.url, "MSAL and SessionMiddleware", FastAPIView(folder / "fastapi")),
             )
             for app in self.apps:
                 opening.callback(app.view.store.close)

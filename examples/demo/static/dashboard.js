@@ -13,7 +13,7 @@ function element(tag, text, name = "") {
 
 function row(cells) {
   const made = document.createElement("tr");
-  made.append(...cells.map((cell) => element("td", cell || "–", cell ? "" : "none")));
+  made.append(...cells.map((cell) => element("td", cell ?? 0, cell ? "" : "none")));
   return made;
 }
 
@@ -46,7 +46,8 @@ function card(app) {
   made.id = id;
   made.classList.add(app.name.toLowerCase());
   made.querySelector("h2").textContent = `${app.name} app`;
-  made.querySelector(".built-on").textContent = `${app.built_on} · ${app.url}`;
+  made.querySelector(".built-on").textContent = app.built_on;
+  made.querySelector(".url").textContent = app.url;
   made.querySelector(".sessions .quiet").textContent = app.session_store;
   made.querySelector(".tokens .quiet").textContent = app.token_cache;
   const link = made.querySelector("a");

@@ -1,0 +1,64 @@
+"""A FastAPI app that signs in with MSAL and out completely: `uvicorn examples.fastapi_minimal:app`.
+
+Register http://localhost:8000/redirect and http://localhost:8000/ as its redirect URIs.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msal
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.middleware.sessions import SessionMiddleware
+
+from msal_logout_middleware import Logout, Provider
+from msal_logout_middleware.asgi import LogoutMiddleware
+from msal_logout_middleware.sessions.asgi import ASGISession
+from msal_logout_middleware.stores.sqlite import SQLiteStore
+
+TENANT_ID, CLIENT_ID = os.environ["TENANT_ID"], os.environ["CLIENT_ID"]
+
+app = FastAPI()
+app.add_middleware(SessionMiddleware, secret_key=os.environ["SECRET_KEY"])
+logout = Logout(
+    provider=Provider.entra(TENANT_ID, CLIENT_ID),
+    session=ASGISession(app),
+    store=SQLiteStore("logout.db"),
+    post_logout_redirect_uri="http://localhost:8000/",
+)
+app.add_middleware(LogoutMiddleware, logout=logout)  # added last: outermost
+
+
+def msal_app(token_cache: msal.TokenCache | None = None) -> Any:
+    return msal.ConfidentialClientApplication(
+        CLIENT_ID,
+        authority=f"https://login.microsoftonline.com/{TENANT_ID}",
+        client_credential=os.environ["CLIENT_SECRET"],
+        token_cache=token_cache,
+    )
+
+
+@app.get("/")
+def home(request: Request) -> HTMLResponse:
+    user = request.session.get("user")
+    return HTMLResponse(
+        f'{user["oid"]} <a href="/logout">Sign out</a>' if user else '<a href="/login">Sign in</a>'
+    )
+
+
+@app.get("/login")
+def login(request: Request) -> RedirectResponse:
+    flow = msal_app().initiate_auth_code_flow(["User.Read"], redirect_uri="http://localhost:8000/redirect")
+    request.session["flow"] = flow
+    return RedirectResponse(flow["auth_uri"])
+
+
+@app.get("/redirect")
+def signed_in(request: Request) -> RedirectResponse:
+    flow, answer = request.session.pop("flow", {}), dict(request.query_params)
+    with logout.token_cache() as token_cache:
+        result = msal_app(token_cache).acquire_token_by_auth_code_flow(flow, answer)
+    request.session["user"] = result["id_token_claims"]
+    return RedirectResponse("/")

@@ -1,0 +1,142 @@
+"""The demo's page in a real browser: what one signs out of empties while one watches."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from examples.demo.stage import Stage
+
+ROOT = Path(__file__).parents[2]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
+QUIET = pytest.mark.filterwarnings("ignore:response_mode='form_post' is recommended:UserWarning")
+
+
+@pytest.fixture
+def stage():
+    with Stage() as stage:
+        yield stage
+
+
+@pytest.fixture
+def chrome(chromium):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Part:
+    """One app's part of the page."""
+
+    def __init__(self, page, name):
+        self.sessions = page.locator(f"#app-{name.lower()} .sessions ul")
+        self.tokens = page.locator(f"#app-{name.lower()} .tokens tbody")
+        self.link = page.locator(f"#app-{name.lower()} a.button")
+
+
+@QUIET
+@pytest.mark.browser
+def test_part_of_the_page_empties_when_one_signs_out_of_its_app(stage, chrome, tmp_path):
+    from playwright.sync_api import expect
+
+    context = chrome.new_context()
+    broken = []
+    context.on("weberror", lambda error: broken.append(str(error.error)))
+    page = context.new_page()
+    page.on("console", lambda message: broken.append(message.text) if message.type == "error" else None)
+    page.goto(stage.url)
+    parts = {app.name: Part(page, app.name) for app in stage.apps}
+    tabs = {}
+
+    for app in stage.apps:
+        with context.expect_page() as opened:
+            parts[app.name].link.click()
+        tabs[app.name] = tab = opened.value
+        tab.get_by_text("Sign in").click()
+        if not tabs.keys() - {app.name}:  # at the second app the provider does not ask again
+            tab.get_by_text(stage.alice.username).click()
+        expect(tab.get_by_role("heading", name="Hello, Alice")).to_be_visible()
+        tab.get_by_text("Call an API").click()
+        expect(tab.get_by_text("The API answers")).to_be_visible()
+        expect(parts[app.name].tokens).to_have_text(f"{stage.alice.username}1111")
+    expect(parts["Flask"].sessions).to_have_text(stage.alice.username)
+    page.screenshot(path=tmp_path / "signed-in.png", full_page=True)
+
+    for index, app in enumerate(stage.apps):
+        tabs[app.name].get_by_text("Sign out").click()
+        expect(tabs[app.name].get_by_text("Nobody is signed in here.")).to_be_visible()
+        assert tabs[app.name].url == app.home
+        expect(parts[app.name].tokens).to_have_text("Nothing here")
+        expect(parts[app.name].sessions).to_have_text("Nothing here")
+        for other in stage.apps[index + 1 :]:
+            expect(parts[other.name].tokens).to_have_text(f"{stage.alice.username}1111")
+        page.screenshot(path=tmp_path / f"signed-out-{index}.png", full_page=True)
+
+    urls = [app.home for app in stage.apps]
+    assert [cookie["name"] for cookie in context.cookies(urls)] == []
+    expect(page.locator("#events li").first).to_contain_text("Signed out; removed 1 AccessToken")
+    expect(page.get_by_role("button", name="Sign out everywhere")).to_be_disabled()
+    assert broken == []
+
+
+@QUIET
+def test_page_is_told_counts_and_users_but_no_token(stage):
+    with stage.provider.browser() as browser:
+        app = stage.apps[1]
+        browser.sign_in(f"{app.url}/login", stage.alice)
+        tokens = app.view.kept_for(stage.alice).secrets()
+
+    with urlopen(f"{stage.url}state") as answer:
+        told = answer.read()
+
+    assert json.loads(told)["apps"][1]["tokens"] == [
+        {
+            "user": stage.alice.username,
+            "counts": {"AccessToken": 1, "RefreshToken": 1, "IdToken": 1, "Account": 1},
+        }
+    ]
+    assert len(tokens) == 3
+    assert not any(token in told for token in tokens)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
+def test_demo_prints_its_url_and_stops_on_ctrl_c(tmp_path):
+    environment = {
+        "HOME": str(tmp_path),
+        "PATH": os.environ.get("PATH", ""),
+        "TMPDIR": str(tmp_path),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "examples.demo"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        url = running.stdout.readline().split()[-1]
+        with urlopen(url) as answer:
+            assert b"Sign out, and see that nothing stays" in answer.read()
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 0
+    assert errors == ""
+    assert list(tmp_path.iterdir()) == []
