@@ -140,8 +140,7 @@ def test_mutant_is_not_stale_and_names_tests_that_exist(mutant: Mutant) -> None:
     assert mutant.promise in range(1, 11)
     assert mutant.tests
     for test in mutant.tests:
-        path, _, name = test.partition("::")
+        path, *names = test.partition("[")[0].split("::")
+        text = (ROOT / path).read_text() if names else ""
         assert (ROOT / path).exists(), test
-        if name:
-            function = name.rpartition("::")[2].partition("[")[0]
-            assert f"def {function}(" in (ROOT / path).read_text(), test
+        assert all(f"def {name}(" in text or f"class {name}" in text for name in names), test
