@@ -19,7 +19,7 @@
         provider.alive_refresh_tokens(alice); provider.requests; provider.sessions(alice)
 
 The other two flavours: `authority=provider.b2c.authority("B2C_1_signin")` and
-`oidc_authority=provider.generic.oidc_authority`. With pytest, take the fixtures `provider` and `browser`.
+`oidc_authority=provider.generic.oidc_authority`. With pytest, take the fixtures `provider` and `scripted_browser`.
 Faults: `slow`, `fail`, `hold`, `gone`, `back`. Stand-alone: `python -m msal_logout_middleware.testing`.
 """
 

@@ -14,6 +14,7 @@ from .cookies import CookieJar, origin, site, trustworthy
 from .records import User
 
 MAX_HOPS = 30
+_REFRESH = re.compile(r"""\s*[\d.]+\s*[;,]\s*url\s*=\s*['"]?(?P<url>[^'"]+)""", re.IGNORECASE)
 _AUTO_SUBMIT = re.compile(r"\.submit\(\)")
 
 
@@ -334,8 +335,8 @@ class _Parser(HTMLParser):
         elif tag == "body":
             self.scripts += given.get("onload", "")
         elif tag == "meta" and given.get("http-equiv", "").lower() == "refresh":
-            _, _, url = given.get("content", "").partition("url=")
-            self.refresh = urljoin(self._url, url) if url else None
+            refresh = _REFRESH.match(given.get("content", ""))
+            self.refresh = urljoin(self._url, refresh["url"]) if refresh else None
 
     def _button(self, tag: str, given: dict[str, str]) -> None:
         if self._open_form is None or given.get("type", "submit") != "submit":

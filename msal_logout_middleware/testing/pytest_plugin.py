@@ -1,4 +1,4 @@
-"""Fixtures for test suites: `provider`, and the `browser` that goes with it."""
+"""Fixtures for test suites: `provider`, and the `scripted_browser` that goes with it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def provider(embedded_provider: EmbeddedProvider) -> Iterator[EmbeddedProvider]:
 
 
 @pytest.fixture
-def browser(provider: EmbeddedProvider) -> Iterator[Browser]:
+def scripted_browser(provider: EmbeddedProvider) -> Iterator[Browser]:
     """Give a scripted browser that blocks third-party cookies."""
     with provider.browser() as browser:
         yield browser

@@ -135,7 +135,7 @@ def serving() -> Iterator[App]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), RequestHandler) as server:
-        server.daemon_threads = False
+        server.block_on_close = False  # browsers hold connections open that they may never use
         app = App(f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()

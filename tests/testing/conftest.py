@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from msal_logout_middleware.testing import Browser
+
 from .apps import App, serving
+
+
+@pytest.fixture
+def browser(scripted_browser: Browser) -> Browser:
+    return scripted_browser
 
 
 @pytest.fixture

@@ -63,7 +63,8 @@ def serving() -> Iterator[Web]:
             self.end_headers()
             self.wfile.write(html.encode())
 
-        do_POST = do_GET
+        def do_POST(self) -> None:
+            self.do_GET()
 
         def log_message(self, *args: object) -> None:
             pass
@@ -102,7 +103,8 @@ def link(href: str) -> str:
 
 
 def form(action: str, method: str = "post", more: str = "") -> str:
-    return f'<form method="{method}" action="{action}"><input name="a" value="1 &amp; 2">{more}<button>go</button></form>'
+    fields = f'<input name="a" value="1 &amp; 2">{more}<button>go</button>'
+    return f'<form method="{method}" action="{action}">{fields}</form>'
 
 
 def test_typed_url_takes_all_cookies_along(web, browser):
@@ -226,7 +228,7 @@ def test_button_is_sent_by_name_and_fields_can_be_filled_in(web, browser):
 
 
 def test_page_that_refreshes_is_followed(web, browser):
-    web.page("/a", '<meta http-equiv="refresh" content="4;url=/b">')
+    web.page("/a", '<meta http-equiv="refresh" content="4; URL=/b">')
     web.page("/c", '<meta http-equiv="refresh" content="4">')
     assert browser.open(web.url("localhost", "/a")).url == web.url("localhost", "/b")
     assert browser.open(web.url("localhost", "/c")).url == web.url("localhost", "/c")
