@@ -126,7 +126,7 @@ def flask_app(site, *, server_side):
 
     @app.route("/", methods=["GET", "POST"])
     def index():
-        return {"query": request.query_string.decode(), "form": request.get_data().decode()}
+        return {"query": request.query_string.decode("latin-1"), "form": request.get_data().decode("latin-1")}
 
     return app, FlaskSession(app), (records._cache if server_side else None)
 
@@ -148,7 +148,7 @@ def starlette_app(site, *, server_side):
         return RedirectResponse("https://provider.example/app-s-own-logout", 302)
 
     async def index(request: Request):
-        body = (await request.body()).decode()
+        body = (await request.body()).decode("latin-1")
         return JSONResponse({"query": request.url.query, "form": body})
 
     records = None
