@@ -45,12 +45,12 @@ def create_app(registration: Registration, folder: Path, *, on_event: OnEvent | 
         return render_template("app.html", app=NAME, user=session.get("_logged_in_user"))
 
     @app.get("/login")
-    @auth.login_required(scopes=SCOPES)
+    @auth.login_required(scopes=SCOPES)  # type: ignore[untyped-decorator]
     def login(*, context: dict[str, str]) -> Response:
         return redirect("/")
 
     @app.get("/call-api")
-    @auth.login_required(scopes=SCOPES)
+    @auth.login_required(scopes=SCOPES)  # type: ignore[untyped-decorator]
     def call_api(*, context: dict[str, str]) -> str:
         bearer = {"Authorization": f"Bearer {context['access_token']}"}
         answer = requests.get(registration.api_url, headers=bearer, timeout=10).json()

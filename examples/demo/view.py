@@ -94,11 +94,13 @@ class FlaskView:
 
     def _sessions(self) -> Iterator[dict[str, Any]]:
         for path in sorted((self.folder / "sessions").iterdir()):
+            if path.suffix:  # cachelib is writing it, to rename it when it is complete
+                continue
             try:
                 with path.open("rb") as file:
                     file.seek(4)  # cachelib writes when it expires, then the value
                     value = FileSystemCache.serializer.load(file)
-            except (OSError, EOFError):  # replaced, deleted, or being written
+            except FileNotFoundError:  # deleted just now
                 continue
             if isinstance(value, dict):  # cachelib counts its files in one more
                 yield value
