@@ -10,7 +10,7 @@
         )
         app = msal.ConfidentialClientApplication(
             client.client_id, client_credential=client.client_secret,
-            authority=provider.entra.authority, instance_discovery=False, verify=provider.ca_file)
+            authority=provider.entra.authority, instance_discovery=False)
 
         browser = provider.browser()
         page = browser.sign_in("http://localhost:5000/login", alice)   # redirects, forms, form_post

@@ -25,7 +25,7 @@ class Hold:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._held = 0
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: list[Callable[[], object]] = []
         self._released = False
 
     @property
@@ -64,16 +64,12 @@ class Hold:
         """Wait, on the server's loop, until released."""
         loop, event = asyncio.get_running_loop(), asyncio.Event()
 
-        def go_on() -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(event.set)
-
         with self._changed:
             self._held += 1
             self._changed.notify_all()
             if self._released:
                 return
-            self._waiting.append(go_on)
+            self._waiting.append(lambda: loop.call_soon_threadsafe(event.set))
         await event.wait()
 
 

@@ -120,10 +120,6 @@ class Flavour(ABC):
     def knows(self, realm: str) -> bool:
         """Tell whether a path (without slashes around it) is one of this flavour's realms."""
 
-    def tenant(self, realm: str, user: User | None) -> str:
-        """Return the tenant that a token is issued by, for a sign-in at a realm."""
-        return realm
-
     def admits(self, user: User, realm: str) -> bool:
         """Tell whether a user can sign in at a realm."""
         return True
@@ -328,10 +324,6 @@ class B2C(_Microsoft):
         """Tell whether this is a user flow of the one B2C tenant."""
         tenant, _, policy = realm.partition("/")
         return tenant == self.tenant_name and _is_policy(policy) and "/" not in policy
-
-    def tenant(self, realm: str, user: User | None) -> str:
-        """Return the one tenant."""
-        return self.tenant_id
 
     def issuer(self, realm: str, user: User | None) -> str:
         """Return the one issuer, the same for every user flow."""

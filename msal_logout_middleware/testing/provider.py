@@ -128,7 +128,7 @@ class EmbeddedProvider:
     def trusted(self) -> Iterator[None]:
         """Have `requests`, and so MSAL and `identity`, trust this provider's certificate, by the environment.
 
-        MSAL alone can be told by `verify=provider.ca_file`.
+        MSAL's `verify=provider.ca_file` serves as well, but only where the variable is not set.
         """
         before = os.environ.get("REQUESTS_CA_BUNDLE")
         os.environ["REQUESTS_CA_BUNDLE"] = self.ca_file

@@ -73,7 +73,7 @@ def test_person_signs_out_without_a_target(provider, page, app):
     assert app.front[0]["sid"] == app.claims["sid"]
 
 
-def test_session_survives_a_logout_posted_by_another_site_in_no_case(provider, page, app):
+def test_logout_may_be_posted_by_another_site(provider, page, app):
     alice = provider.add_user("alice@contoso.example")
     at_entra(provider, app)
     sign_in(page, app)

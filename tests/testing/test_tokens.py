@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from urllib.parse import urlencode
 
 import jwt
 import msal
@@ -211,6 +212,7 @@ def test_entra_gives_optional_claims_only_where_registered(provider, app, other_
 
     assert claim not in app.claims
     assert claim in other_app.claims
+    assert other_app.claims.get("login_hint", provider.login_hint(alice)) == provider.login_hint(alice)
 
 
 def test_session_state_is_the_sid_at_entra_only(provider, app, other_app):
@@ -340,6 +342,32 @@ def test_code_is_good_for_one_time_one_client_one_uri_and_one_verifier(provider,
         assert answer.json()["error"] == "invalid_grant"
         again = requests.post(url, {**right, "code": app.response["code"]}, timeout=10)
         assert again.json()["error"] == "invalid_grant"
+
+
+def test_confidential_client_needs_no_pkce_and_gets_what_it_asked_for_only(provider, browser, app):
+    client = provider.generic.register(**app.uris)
+    app.msal, app.flows["s"] = _Recorder(), {}
+    query = {"client_id": client.client_id, "redirect_uri": app.redirect_uri, "state": "s", "scope": "email"}
+    authority = provider.generic.oidc_authority.replace(provider.url, provider.browser_url)
+    browser.sign_in(
+        f"{authority}/authorize?response_type=code&{urlencode(query)}",
+        provider.add_user("alice@contoso.example"),
+    )
+
+    answer = requests.post(
+        f"{provider.generic.oidc_authority}/token",
+        {
+            "grant_type": "authorization_code",
+            "code": app.response["code"],
+            "redirect_uri": app.redirect_uri,
+            "client_id": client.client_id,
+            "client_secret": client.client_secret,
+        },
+        timeout=10,
+    ).json()
+
+    assert "access_token" in answer
+    assert not {"id_token", "refresh_token"} & set(answer)
 
 
 class _Recorder:
