@@ -7,6 +7,7 @@ from typing import Any
 
 ORDER = [
     "index.md",
+    "demo.md",
     "concepts.md",
     "rp_initiated.md",
     "configuration.md",

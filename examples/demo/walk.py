@@ -96,12 +96,8 @@ class _Walk:
         self._check(app, not _cookies(self._alices, app), "her browser has no cookie of the app")
         self._check(app, standing.unfinished == 0, "nothing is left to do")
         app.view.store.sweep()  # SQLite's log holds old pages until it is emptied
-        on_disk = _on_disk(app, [*tokens, alice.username.encode()])
-        self._check(app, not on_disk, "the app's files hold no byte of her tokens, nor her username")
-        if _on_disk(app, [alice.oid.encode()]):
-            self._say(
-                "           (her object id stays for an hour, as the key of an empty row: a late save must fail)"
-            )
+        on_disk = _on_disk(app, [*tokens, alice.username.encode(), alice.oid.encode()])
+        self._check(app, not on_disk, "the app's files hold no byte of her tokens, username and object id")
         self._check(
             app, not self._calls_api(app, alice, copy), "a copy of her cookie gets nothing from the API"
         )

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -152,7 +153,7 @@ class SQLiteStore:
             lifetime = self._removed_row if data is None else self._token_cache_lifetime
             db.execute(
                 "INSERT OR REPLACE INTO token_caches (key, data, version, expires_at) VALUES (?, ?, ?, ?)",
-                (key, data, secrets.token_hex(16), now + lifetime),
+                (_hidden(key), data, secrets.token_hex(16), now + lifetime),
             )
             return True
 
@@ -275,9 +276,14 @@ class SQLiteStore:
             _sweep(db, now, _SWEPT_BY_A_WRITE)
 
 
+def _hidden(key: str) -> str:
+    """Return what a cache key is stored as: it often is a user's id, and a removed row stays for a while."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
 def _load(db: sqlite3.Connection, key: str, now: float) -> Loaded:
     row = db.execute(
-        "SELECT data, version FROM token_caches WHERE key = ? AND expires_at > ?", (key, now)
+        "SELECT data, version FROM token_caches WHERE key = ? AND expires_at > ?", (_hidden(key), now)
     ).fetchone()
     return Loaded(*row) if row else Loaded(None, "")
 

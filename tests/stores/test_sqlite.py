@@ -584,3 +584,11 @@ def test_worker_that_was_forked_behind_pythons_back_may_use_a_store_that_was_clo
     store.close()
     assert in_child(lambda: write(store, b"2"), ctypes.PyDLL(None).fork)() == 0
     assert store.load("alice").data == b"2"
+
+
+def test_cache_key_does_not_stand_in_the_file(tmp_path):
+    store = SQLiteStore(tmp_path / "logout.db")
+    assert store.replace("oid-of-ann", "", b"tokens")
+    assert store.replace("oid-of-ann", store.load("oid-of-ann").version, None)
+    store.close()
+    assert b"oid-of-ann" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
