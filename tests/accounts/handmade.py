@@ -68,7 +68,7 @@ def sign_in(
         info = json.dumps({"uid": home[0], "utid": home[1]}).encode()
         response["client_info"] = base64.urlsafe_b64encode(info).decode().rstrip("=")
     if id_token:
-        response["id_token"] = token(claims)
+        response["id_token"] = token({"exp": 4_102_444_800, **claims})  # the year 2100
     else:
         response["id_token_claims"] = claims
     cache.add(
