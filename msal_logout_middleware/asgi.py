@@ -89,7 +89,7 @@ class LogoutMiddleware:
                     replaced = True
                     await _send(result, send)
                     return
-                message = {**message, "headers": _encoded(result)}
+                message = {**message, "status": view.status(message["status"]), "headers": _encoded(result)}
             if not replaced:
                 await send(message)
 

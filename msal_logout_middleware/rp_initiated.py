@@ -42,13 +42,21 @@ class AppView:
         config: The configuration.
         request: The request that the app is to see.
         outcome: What was done before the call; `None` if nobody was signed in.
+        confirmed: The browser has posted the form of our page, which the app does not see.
     """
 
-    def __init__(self, config: Configuration, request: Request, outcome: Outcome | None) -> None:
+    def __init__(
+        self, config: Configuration, request: Request, outcome: Outcome | None, *, confirmed: bool = False
+    ) -> None:
         self.request = request
+        self._confirmed = confirmed
         self._config = config
         self._outcome = outcome
         self._finished = outcome is None
+
+    def status(self, status: int) -> int:
+        """Return the status to send: a redirect must not have our page's form posted on to the provider."""
+        return 303 if self._confirmed and status in (307, 308) else status
 
     async def headers(self, headers: Sequence[Header], world: World) -> Sequence[Header] | Response:
         """Look again, now that the app's headers are ready: delete the session, strip its cookie.
@@ -115,7 +123,7 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
         # The page that asked posts a form of ours; the app gets the request that it would have had without it.
         method = "GET" if "GET" in config.methods else config.methods[0]
         seen = replace(request, method=method, body=b"") if confirmed else request
-        return AppView(config, seen, outcome)
+        return AppView(config, seen, outcome, confirmed=confirmed)
 
     if session is None or session.claims is None:
         return await _redirect(config, request, world, {}, None)

@@ -89,7 +89,10 @@ class LogoutMiddleware:
         if isinstance(headers, Response):
             body.close()
             return _send(headers, start_response)
-        start_response(held[0], list(headers), *([held[2]] if held[2] else []))
+        line, _, exc_info = held
+        status = view.status(int(line[:3]))
+        line = line if line.startswith(str(status)) else _line(status)
+        start_response(line, list(headers), *([exc_info] if exc_info else []))
         started = True
         body.push([*written, *first])
         return body
@@ -169,5 +172,9 @@ def _send(response: Response, start_response: StartResponse) -> Iterable[bytes]:
     headers = [(name.title(), value) for name, value in response.headers]
     if response.status != HTTPStatus.NO_CONTENT:
         headers.append(("Content-Length", str(len(response.body))))
-    start_response(f"{response.status} {HTTPStatus(response.status).phrase}", headers)
+    start_response(_line(response.status), headers)
     return [response.body] if response.body else []
+
+
+def _line(status: int) -> str:
+    return f"{status} {HTTPStatus(status).phrase}"
