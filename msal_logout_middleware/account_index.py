@@ -53,7 +53,7 @@ class Account:
 
     home: str
     environment: str
-    names: set[Name] = field(default_factory=set)
+    names: list[Name] = field(default_factory=list)
     places: dict[str, dict[str, Beside]] = field(default_factory=dict)
 
 
@@ -71,6 +71,7 @@ class AccountIndex:
         key: str,
         entry: Entry,
         *,
+        before: Entry | None = None,
         adopter: Account | None = None,
         came_of: str | None = None,
     ) -> None:
@@ -80,30 +81,36 @@ class AccountIndex:
             kind: Its kind.
             key: Where it stands.
             entry: The entry.
+            before: The one that stood there.
             adopter: Whose it is if it does not say.
             came_of: The refresh token that this one was rotated from; other requests may be using it.
         """
         if kind == _Kind.APP_METADATA:
             return
+        home = _home(key, entry)
+        if before is not None and (not home or home != _home(key, before)):
+            self.take(kind, key, before)
         token = decode(entry.get("secret"))
-        names = set(_names_of_entry(key, entry, token))
+        names = dict.fromkeys(_names_of_entry(home.lower(), entry, token))
         account = self.account_of(kind, key, entry)
         if account is None:
-            account = Account(_home(key, entry), _text(entry, "environment").lower())
-            if not account.home:
+            account = Account(home, _text(entry, "environment").lower())
+            if not home:
                 if adopter is None and not names:
                     return  # an app-only token
                 account = self._adopted[kind, key] = adopter or account
-        for name in names - account.names:
+        new = [name for name in names if name not in account.names]
+        account.names += new
+        for name in new:
             self._by_name[name] = (*self._by_name.get(name, ()), account)
-        account.names |= names
-        beside: Beside = None
+        keys = account.places.setdefault(kind, {})
+        self._forget_secrets(account, keys.get(key))
+        keys[key] = None
         if kind == _Kind.ID_TOKEN and token is not None:
-            beside = _named(token)
+            keys[key] = _named(token)
         if kind == _Kind.REFRESH_TOKEN:
-            beside = [*filter(None, (_text(entry, "secret"), came_of))]
-            self._by_refresh_token.update(dict.fromkeys(beside, account))
-        account.places.setdefault(kind, {})[key] = beside
+            keys[key] = secrets = [*filter(None, (_text(entry, "secret"), came_of))]
+            self._by_refresh_token.update(dict.fromkeys(secrets, account))
 
     def take(self, kind: str, key: str, entry: Entry) -> None:
         """Forget an entry; no error if it is an app-only token."""
@@ -176,8 +183,8 @@ def names_of(claims: Claims) -> Iterator[Name]:
     oid, tid = _text(claims, "oid").lower(), _tenant(claims)
     if oid and tid:
         yield f"object {oid} {tid}"
-    for uid in {oid, sub.lower()} - {""} if tid else ():  # B2C's `sub` is the `oid`
-        yield f"uid {uid} {tid}"
+    if sub and tid and sub.lower() != oid:  # B2C's `sub` is the `oid`, which it may leave out
+        yield f"object {sub.lower()} {tid}"
     if sub:
         yield home_name(sub)
 
@@ -222,15 +229,14 @@ def _home(key: str, entry: Entry) -> str:
     return before if found else ""
 
 
-def _names_of_entry(key: str, entry: Entry, token: Claims | None) -> Iterator[Name]:
-    home = _home(key, entry).lower()
+def _names_of_entry(home: str, entry: Entry, token: Claims | None) -> Iterator[Name]:
     if home:
         yield home_name(home)
         uid, dot, tid = home.rpartition(".")
         if dot:
-            yield f"uid {uid} {tid}"
+            yield f"object {uid} {tid}"
             if _GUID.match(uid):  # B2C: `oid-policy`
-                yield f"uid {uid[:36]} {tid}"
+                yield f"object {uid[:36]} {tid}"
     local_account_id, realm = _text(entry, "local_account_id").lower(), _text(entry, "realm").lower()
     if local_account_id and realm:
         yield f"object {local_account_id} {realm}"

@@ -169,10 +169,16 @@ class SharedCache:
             before = self._sections.get(credential_type, {}).get(key)
             self._modify(credential_type, old_entry, new_key_value_pairs)
             after = self._sections.get(credential_type, {}).get(key)
-            if before is not None:
-                self._index.take(credential_type, key, before)
             if after is not None:
-                self._index.put(credential_type, key, after, adopter=self._adopter, came_of=used)
+                if before is None:
+                    key = next(
+                        reversed(self._sections[credential_type])
+                    )  # the cache's own string, not its twin
+                self._index.put(
+                    credential_type, key, after, before=before, adopter=self._adopter, came_of=used
+                )
+            elif before is not None:
+                self._index.take(credential_type, key, before)
 
     def _guarded_deserialize(self, state: str | None) -> None:
         with self._cache._lock:

@@ -21,6 +21,7 @@ ROOT = Path(msal_logout_middleware.__file__).parent
 FLOORS: dict[str, set[str]] = {
     "ground": {"_drive", "errors", "events", "http", "session"},
     "knowledge": {
+        "account_index",
         "accounts",
         "caches",
         "grants",

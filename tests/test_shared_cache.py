@@ -287,11 +287,51 @@ def test_sign_in_is_kept_right_after_a_removal(cache):
     assert silent(endpoint.app(cache), ANA)
 
 
+def test_b2c_accounts_of_every_policy_are_found_where_the_sub_is_the_object_id(cache):
+    shared = SharedCache.of(cache)
+    for policy in ("b2c_1_signin", "b2c_1_edit"):
+        entry = {"home_account_id": f"{ANA.oid}-{policy}.{TENANT}", "environment": HOST, "secret": "opaque"}
+        cache.modify("RefreshToken", entry, entry)
+    claims = {"iss": f"https://contoso.b2clogin.com/{TENANT}/v2.0/", "sub": ANA.oid}
+    assert shared.remove_accounts(claims).counts == {"RefreshToken": 2}
+
+
+def test_same_bare_sub_at_another_provider_stays(cache):
+    shared = SharedCache.of(cache)
+    for host in ("one.example", "two.example"):
+        entry = {"home_account_id": "7", "environment": host, "secret": "opaque"}
+        cache.modify("RefreshToken", entry, entry)
+    assert shared.remove_accounts({"iss": "https://one.example/realms/a", "sub": "7"}).counts == {
+        "RefreshToken": 1
+    }
+    assert [entry["environment"] for entry in cache.search("RefreshToken")] == ["two.example"]
+
+
+def test_same_bare_sub_at_another_issuer_of_one_host_stays(cache):
+    shared = SharedCache.of(cache)
+    issuers = ["https://one.example/realms/a", "https://one.example/realms/b"]
+    for client, iss in zip(("client-a", "client-b"), issuers, strict=True):
+        entry = {"home_account_id": "7", "environment": "one.example", "client_id": client, "realm": "realms"}
+        cache.modify("RefreshToken", own := {**entry, "secret": "opaque"}, own)
+        cache.modify("IdToken", own := {**entry, "secret": jwt({"iss": iss, "sub": "7"})}, own)
+    assert shared.remove_accounts({"iss": issuers[0], "sub": "7"}).counts == {"IdToken": 1, "RefreshToken": 1}
+    assert [entry["client_id"] for entry in cache.search("RefreshToken")] == ["client-b"]
+
+
+def test_entry_that_changes_hands_goes_with_its_new_owner(cache):
+    shared = SharedCache.of(cache)
+    for home in ("SUB", "sub"):  # one key to MSAL
+        entry = {"home_account_id": home, "environment": "one.example", "secret": "opaque"}
+        cache.modify("RefreshToken", entry, entry)
+    assert shared.remove_accounts({"iss": "https://one.example", "sub": "Sub"}).counts == {"RefreshToken": 1}
+    assert shared.remove_accounts({"iss": "https://one.example", "sub": "SUB"}).counts == {}
+
+
 # The index finds what `accounts.remove_accounts` finds.
 
 OTHER_TENANT = TENANT.replace("1", "3")
 OIDS = [ANA.oid, BEN.oid]
-SUBS = ["sub-1", "sub-2", ANA.oid, "SUB-1"]
+SUBS = ["sub-1", "sub-2", "SUB-1"]
 ISSUERS = [f"https://{HOST}/{TENANT}/v2.0", "https://other.example/", "https://third.example/realms/a"]
 
 
