@@ -321,3 +321,12 @@ def test_middleware_outside_of_a_mount_is_told_the_whole_path():
 
     assert answers == [["the app's", "ours"], [404, 404]]
     assert asgi_answers == ["ours", "ours", 404, 404]
+
+
+def test_page_that_asks_posts_to_where_the_app_is_mounted():
+    flask = flask_app()
+    wrapped = wsgi.LogoutMiddleware(flask.wsgi_app, logout_of(FlaskSession(flask)))
+    environ = EnvironBuilder("/app/logout", headers=[("Sec-Fetch-Site", "cross-site")]).get_environ()
+    page = b"".join(DispatcherMiddleware(Flask("other"), {"/app": wrapped})(environ, lambda *_: None))
+
+    assert b'action="/app/logout"' in page

@@ -154,41 +154,48 @@ def test_provider_that_is_gone_when_the_browser_comes_finds_the_app_signed_out(t
     assert len(provider.sessions(alice)) == 1  # it was never told of the second one
 
 
-@KINDS
-def test_providers_that_are_built_in_discovered_and_given_lead_to_the_same_logout(
-    tell, provider, alice, kind
-):
-    """Only the host differs: Entra's own, which no test may reach."""
-    tenant = provider.entra.tenant_id
-    sent = []
-    for made in (
-        None,
-        lambda client_id: Provider.from_metadata(provider.entra.metadata(tenant), client_id),
-        lambda client_id: Provider.entra(tenant, client_id),
-    ):
-        story = tell(kind, "entra")
-        client_id = "0f8fad5b-d9cb-469f-a165-70867728950e"
-        options = {"provider": made(client_id)} if made else {}
-        story.serve(registration={"client_id": client_id, "optional_claims": ["login_hint"]}, **options)
-        browser = story.sign_in(alice)
-        header = browser.cookies.header(f"{story.url}/logout", method="GET", initiator=None)
-        answer = requests.get(
-            f"{story.url}/logout",
-            headers={"Cookie": header, "Sec-Fetch-Site": "none"},
-            allow_redirects=False,
-            timeout=10,
-        )
-        assert answer.status_code == 303
-        location = urlsplit(answer.headers["Location"])
-        query = parse_qs(location.query)
-        assert len(query.pop("state")[0]) > 16
-        assert query.pop("post_logout_redirect_uri") == [f"{story.url}/"]
-        sent.append((location.netloc, location.path, query))
+CLIENT_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+FLAVOURS = {
+    "entra": (
+        "login.microsoftonline.com",
+        lambda entra: entra.metadata(entra.tenant_id),
+        lambda entra: Provider.entra(entra.tenant_id, CLIENT_ID),
+    ),
+    "b2c": (
+        "contosob2c.b2clogin.com",
+        lambda b2c: b2c.metadata(f"{b2c.tenant_name}/B2C_1_signin"),
+        lambda b2c: Provider.b2c("contosob2c", ["B2C_1_other", "B2C_1_signin"], CLIENT_ID),
+    ),
+}
 
-    discovered, given, built_in = sent
-    assert given == discovered
-    assert built_in == ("login.microsoftonline.com", *discovered[1:])
-    assert discovered[2] == {"client_id": [client_id], "logout_hint": [provider.login_hint(alice)]}
+
+@KINDS
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_providers_that_are_built_in_discovered_and_given_lead_to_the_same_logout(
+    tell, provider, alice, kind, flavour
+):
+    """Only the host differs: Microsoft's own, which no test may reach."""
+    host, metadata_of, built_in_of = FLAVOURS[flavour]
+    at = getattr(provider, flavour)
+    registration = {"client_id": CLIENT_ID, "optional_claims": ["login_hint"]}
+
+    def location(**options):
+        story = tell(kind, flavour).serve(registration=registration, **options)
+        browser = story.sign_in(alice)
+        cookies = browser.cookies.header(f"{story.url}/logout", method="GET", initiator=None)
+        headers = {"Cookie": cookies, "Sec-Fetch-Site": "none"}
+        answer = requests.get(f"{story.url}/logout", headers=headers, allow_redirects=False, timeout=10)
+        assert answer.status_code == 303
+        url = urlsplit(answer.headers["Location"])
+        query = parse_qs(url.query)
+        assert query.pop("state")
+        assert query.pop("post_logout_redirect_uri") == [f"{story.url}/"]
+        return url.netloc, url.path.lower(), query
+
+    discovered = location()
+    assert location(provider=Provider.from_metadata(metadata_of(at), CLIENT_ID)) == discovered
+    assert location(provider=built_in_of(at)) == (host, *discovered[1:])
+    assert discovered[2] == {"client_id": [CLIENT_ID], "logout_hint": [provider.login_hint(alice)]}
 
 
 @KINDS
