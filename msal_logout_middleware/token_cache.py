@@ -103,6 +103,7 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
         self._cache_key = cache_key
         self._attempts = attempts
         self._store_is_async = is_async(store, "load", "replace")
+        self._needs_thread = not self._store_is_async and getattr(store, "blocking", True)
         self._row: Loaded | None = None
         self._incarnations: dict[str, str] = {}
         self._entered = False
@@ -134,12 +135,12 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
         run(self._exit(raised=kind is not None))
 
     async def __aenter__(self) -> Self:
-        """Load the row; from a synchronous store in a worker thread.
+        """Load the row; from a store that blocks in a worker thread.
 
         Raises:
             RuntimeError: The cache is in a `with` block already.
         """
-        await (self._enter() if self._store_is_async else run_beside_loop(self._enter()))
+        await (run_beside_loop(self._enter()) if self._needs_thread else self._enter())
         return self
 
     async def __aexit__(
@@ -152,7 +153,7 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
         """
         with anyio.CancelScope(shield=True):
             leaving = self._exit(raised=kind is not None)
-            await (leaving if self._store_is_async else run_beside_loop(leaving))
+            await (run_beside_loop(leaving) if self._needs_thread else leaving)
 
     def add(self, event: Event, **kwargs: Any) -> None:
         """Add what a token response brought (MSAL calls this).
@@ -188,7 +189,7 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
     def _record(self, place: _Place, before: _Entry | None, after: _Entry | None, origin: _Origin) -> None:
         changes = self._changes
         if after is None and before is not None:
-            if place[0] == _Kind.ACCESS_TOKEN and int(before["expires_on"]) < time.time():
+            if place[0] == _Kind.ACCESS_TOKEN and _has_expired(before):
                 changes.expired[place] = before
                 return
             if place[0] == _Kind.ACCOUNT and origin.account:
@@ -316,8 +317,15 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
 
 
 def _account(entry: _Entry) -> str | None:
-    home_account_id = entry.get("home_account_id")
-    return home_account_id.lower() if home_account_id else None
+    home = entry.get("home_account_id")
+    return home.lower() if isinstance(home, str) and home else None
+
+
+def _has_expired(access_token: _Entry) -> bool:
+    try:
+        return int(access_token["expires_on"]) < time.time()
+    except (KeyError, TypeError, ValueError):  # another library's
+        return False
 
 
 def _readable(row: Loaded | None) -> _Document:
@@ -325,12 +333,11 @@ def _readable(row: Loaded | None) -> _Document:
     if row is None or row.data is None:
         return {}
     try:
-        document = json.loads(row.data)
-    except (ValueError, RecursionError):
-        document = None
-    sections = document if isinstance(document, dict) else {"": None}
-    if all(isinstance(sections.get(kind, {}), dict) for kind in (*_KINDS, "")):
-        return sections
+        document: _Document = json.loads(row.data)
+        if all(isinstance(entry, dict) for kind in _KINDS for entry in document.get(kind, {}).values()):
+            return document
+    except (ValueError, RecursionError, AttributeError):  # no JSON, or something else where an object must be
+        pass
     # Not the parser's words: they may quote what they could not read.
     logger.error("a token cache is damaged, so that nobody can read it; it is taken as absent")
     return {}
@@ -344,11 +351,15 @@ def _incarnations(document: _Document) -> dict[str, str]:
 
 def _serialized(document: _Document, incarnations: dict[str, str]) -> bytes | None:
     """Return the row; `None` if no credential and no account is left."""
-    left = [document.get(kind, {}) for kind in document if kind not in {BOOKKEEPING, _Kind.APP_METADATA}]
-    if not any(left):
+    sections = [
+        section
+        for kind, section in document.items()
+        if isinstance(section, dict) and kind not in {BOOKKEEPING, _Kind.APP_METADATA}
+    ]
+    if not any(sections):
         return None
-    for section in left:
-        for entry in section.values() if isinstance(section, dict) else ():
+    for section in sections:
+        for entry in section.values():
             account = _account(entry) if isinstance(entry, dict) else None
             if account:
                 incarnations.setdefault(account, _new_incarnation())

@@ -23,6 +23,15 @@ from msal_logout_middleware.token_cache import StoredTokenCache
 from .races.token_endpoint import ANA, AUTH_CODE_FLOW, BEN, ISSUER, SCOPES, TENANT, Endpoint, User, silent
 
 KEY = ANA.home_account_id
+DAMAGED = (
+    b'{"secret',
+    b"[]",
+    b"7",
+    b'{"AccessToken": []}',
+    b'{"IdToken": {"secret": 7}}',
+    b"\xff",
+    b"[" * 100_000,
+)
 
 
 class WatchedStore(MemoryStore):
@@ -191,7 +200,7 @@ def test_claims_that_lead_to_no_key_are_warned_of_where_a_key_was_given(store, e
 
 
 def test_damaged_row_is_taken_as_absent_and_overwritten(store, endpoint, caplog):
-    for damaged in (b'{"secret', b"[]", b'{"AccessToken": []}', b"\xff", b'"' + b"[" * 100_000):
+    for damaged in DAMAGED:
         caplog.clear()
         store.replace(KEY, store.load(KEY).version, damaged)
         with StoredTokenCache(store, key=KEY) as cache:
@@ -250,15 +259,22 @@ def test_attempts_below_one_are_refused(store):
         StoredTokenCache(store, attempts=0)
 
 
-@pytest.mark.parametrize("is_async", [True, False], ids=["asynchronous store", "synchronous store"])
-def test_async_with_loads_and_saves(store, endpoint, is_async):
+@pytest.mark.parametrize("kind", ["asynchronous", "synchronous", "blocking"])
+def test_async_with_loads_and_saves(store, endpoint, kind, monkeypatch):
+    threads = []
+    load = store.load
+    monkeypatch.setattr(store, "load", lambda key: threads.append(threading.current_thread()) or load(key))
+    monkeypatch.setattr(store, "blocking", kind == "blocking", raising=False)
+    used = AsyncStore(store) if kind == "asynchronous" else store
+
     async def main() -> None:
-        async with StoredTokenCache(AsyncStore(store) if is_async else store) as cache:
+        async with StoredTokenCache(used) as cache:
             endpoint.sign_in(cache, ANA)
-        async with StoredTokenCache(AsyncStore(store) if is_async else store, key=KEY) as cache:
+        async with StoredTokenCache(used, key=KEY) as cache:
             assert silent(endpoint.app(cache), ANA)
 
     anyio.run(main)
+    assert all((thread is threading.main_thread()) != (kind == "blocking") for thread in threads)
 
 
 def test_cancelled_task_still_saves_a_rotated_refresh_token(store, endpoint):
@@ -467,6 +483,19 @@ def test_row_without_a_credential_is_removed(store, endpoint):
     with StoredTokenCache(store, key=KEY) as cache:
         app = endpoint.app(cache)
         app.remove_account(app.get_accounts()[0])
+    assert store.load(KEY).data is None
+
+
+def test_token_of_another_library_without_an_expiry_can_be_removed(store, endpoint):
+    sign_in(store, endpoint)
+    document = row(store)
+    for entry in document["AccessToken"].values():
+        del entry["expires_on"]
+    store.replace(KEY, store.load(KEY).version, json.dumps({**document, "scalar": 1}).encode())
+    with StoredTokenCache(store, key=KEY) as cache:
+        for kind in ("AccessToken", "RefreshToken", "IdToken", "Account"):
+            for entry in document[kind].values():
+                cache.modify(kind, entry)
     assert store.load(KEY).data is None
 
 
