@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from msal_logout_middleware import accounts
 from msal_logout_middleware.shared_cache import SharedCache
 
-from .races.token_endpoint import ANA, BEN, HOST, SCOPES, TENANT, Endpoint, jwt, silent
+from .races.token_endpoint import ANA, BEN, HOST, SCOPES, TENANT, Endpoint, jwt, part, silent
+
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 class Waiting(Endpoint):
@@ -223,9 +225,6 @@ def _on_behalf_of(endpoint: Endpoint, cache: msal.TokenCache) -> dict[str, Any]:
     return endpoint.app(cache).acquire_token_on_behalf_of("assertion", SCOPES)
 
 
-JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-
-
 def test_on_behalf_of_under_way_brings_nothing_back(cache):
     endpoint = Waiting(JWT_BEARER)
     shared = SharedCache.of(cache)
@@ -262,6 +261,73 @@ def test_memory_of_removals_is_bounded_and_then_errs_on_the_safe_side(cache):
     assert _on_behalf_of(endpoint, cache)["access_token"] not in secrets_in(cache)
     clock.now = 180.0
     assert _on_behalf_of(endpoint, cache)["access_token"] in secrets_in(cache)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"access_token": jwt(ANA.claims)},
+        {"access_token": "opaque", "client_info": part({"uid": ANA.oid, "utid": TENANT})},
+        {"access_token": "opaque", "id_token": jwt(ANA.claims)},
+    ],
+    ids=["access token", "client_info", "ID token"],
+)
+def test_user_of_an_on_behalf_of_answer_is_known_by_any_of_its_parts(cache, response):
+    shared = SharedCache.of(cache)
+    event = {
+        "client_id": "one",
+        "scope": SCOPES,
+        "token_endpoint": f"https://{HOST}/{TENANT}/oauth2/v2.0/token",
+        "grant_type": JWT_BEARER,
+        "data": {},
+        "response": response,
+    }
+    cache.add(event)
+    assert shared.remove_accounts(ANA.claims).counts["AccessToken"] == 1
+    cache.add(event)
+    assert secrets_in(cache) == set()
+
+
+def test_app_only_tokens_can_be_removed(cache):
+    endpoint = Endpoint()
+    SharedCache.of(cache)
+    app = endpoint.app(cache)
+    app.acquire_token_for_client(["https://api.example/.default"])
+    app.remove_tokens_for_client()
+    assert secrets_in(cache) == set()
+
+
+def test_access_token_without_an_owner_belongs_to_who_refreshed_it_last(cache):
+    endpoint = Endpoint()
+    shared = SharedCache.of(cache)
+    for user in (ANA, BEN):
+        endpoint.sign_in(cache, user)
+    endpoint.with_id_token = False
+    for user in (ANA, BEN):  # MSAL stores both in one place
+        last = silent(endpoint.app(cache), user, force_refresh=True)
+    shared.remove_accounts(ANA.claims)
+    assert last["access_token"] in secrets_in(cache)
+    shared.remove_accounts(BEN.claims)
+    assert secrets_in(cache) == set()
+
+
+def test_unreadable_id_token_and_issuer_hinder_nothing(cache):
+    shared = SharedCache.of(cache)
+    entry = {"home_account_id": "7", "environment": "one.example", "secret": "unreadable"}
+    cache.modify("IdToken", entry, entry)
+    assert shared.remove_accounts({"iss": "https://[", "sub": "7"}).counts == {}
+    removal = shared.remove_accounts({"iss": "https://one.example", "sub": "7"})
+    assert (removal.counts, removal.id_token) == ({"IdToken": 1}, None)
+
+
+def test_entries_whose_key_alone_names_the_account_are_removed():
+    cache = msal.SerializableTokenCache()
+    shared = SharedCache.of(cache)
+    key = f"{ANA.home_account_id}-{HOST}-refreshtoken-one--"
+    cache.deserialize(
+        json.dumps({"RefreshToken": {key: {"environment": HOST, "secret": "opaque"}}, "Odd": 1})
+    )
+    assert shared.remove_accounts(ANA.claims).counts == {"RefreshToken": 1}
 
 
 def test_imported_refresh_token_follows_the_same_rule(cache):

@@ -132,6 +132,16 @@ def test_expired_tokens_go_with_the_next_write(store, endpoint):
     assert {entry["target"] for entry in row(store)["AccessToken"].values()} == {"https://other.example/read"}
 
 
+def test_drop_of_an_expired_token_does_not_drop_what_has_replaced_it(store, endpoint):
+    sign_in(store, endpoint)
+    _expire_access_tokens(store)
+    with StoredTokenCache(store, key=KEY) as cache:
+        app = endpoint.app(cache)
+        app.acquire_token_silent(["https://other.example/read"], account=app.get_accounts()[0])
+        new = sign_in(store, endpoint)
+    assert new["access_token"] in secrets_of(store, "AccessToken")
+
+
 def _expire_access_tokens(store: MemoryStore) -> None:
     document = row(store)
     for entry in document["AccessToken"].values():
@@ -180,6 +190,14 @@ def test_tokens_without_a_key_and_a_sign_in_are_not_saved_and_that_is_said(store
         endpoint.app(cache).acquire_token_for_client(["https://api.example/.default"])
     assert "no key was given" in caplog.text
     assert store.writes == 0
+
+
+def test_only_the_sign_in_is_saved_where_no_key_was_given(store, endpoint):
+    with StoredTokenCache(store) as cache:
+        late = _on_behalf_of(endpoint, cache)  # made from nothing that was loaded
+        result = endpoint.sign_in(cache, ANA)
+    assert result["access_token"] in everything(store)
+    assert late["access_token"] not in everything(store)
 
 
 def test_key_that_logout_will_not_find_is_warned_of_without_naming_it(store, endpoint, caplog):
