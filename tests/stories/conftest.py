@@ -21,7 +21,16 @@ from tests.stories import rules
 from tests.stories.apps import Setting, wrapped_fastapi, wrapped_flask
 from tests.stories.servers import bound, serving_asgi, serving_wsgi
 
-# What the browser's side of a flavour looks like, by the name that a story calls it.
+# `identity` signs in by `query`, as many apps do.
+MSAL_RECOMMENDS_FORM_POST = pytest.mark.filterwarnings(
+    "ignore:response_mode='form_post' is recommended:UserWarning"
+)
+# Werkzeug's linter does not know yet that they may (RFC 9110, 10.2.2).
+LOCATIONS_MAY_BE_RELATIVE = pytest.mark.filterwarnings(
+    "ignore:Absolute URLs required:werkzeug.middleware.lint.HTTPWarning"
+)
+
+# Which flavour of the embedded provider, and where there, by the name that a story calls it.
 FLAVOURS = {
     "entra": ("entra", lambda flavour: {"authority": flavour.authority}),
     "common": ("entra", lambda flavour: {"authority": flavour.common_authority}),
@@ -155,11 +164,11 @@ class Story:
     def known_of(self, browser):
         """Everything that stands in the session and the token cache of one user: names, claims, tokens."""
         session = self.session(browser)
-        secrets = tokens_in(self.token_cache(session))
-        assert len(secrets) >= 3
-        return Known(session, secrets, self.key_in_files(session))
+        tokens = tokens_in(self.token_cache(session))
+        assert len(tokens) >= 3
+        return Known(session, tokens, self._identifiers(session))
 
-    def key_in_files(self, session):
+    def _identifiers(self, session):
         return {
             session.claims[name] for name in ("sub", "oid", "sid", "uti", "name") if name in session.claims
         }
@@ -194,6 +203,14 @@ class Story:
 
 @dataclass
 class Known:
+    """What an app knew of a user before the sign-out.
+
+    Args:
+        session: The session.
+        tokens: The tokens in the token cache.
+        identifiers: What the claims call the user, and this sign-in.
+    """
+
     session: Any
     tokens: set[str]
     identifiers: set[str]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = pytest.mark.filterwarnings("ignore:response_mode='form_post' is recommended:UserWarning")
+from tests.stories.conftest import LOCATIONS_MAY_BE_RELATIVE, MSAL_RECOMMENDS_FORM_POST
+
+pytestmark = MSAL_RECOMMENDS_FORM_POST
 
 
-@pytest.mark.parametrize("linter", ["validate", "lint"])
 @pytest.mark.parametrize("flavour", ["entra", "b2c", "generic"])
-@pytest.mark.parametrize("kind", ["flask", "fastapi"])
-@pytest.mark.filterwarnings(
-    "ignore:Absolute URLs required:werkzeug.middleware.lint.HTTPWarning"
-)  # RFC 9110, 10.2.2
+@pytest.mark.parametrize(
+    ("kind", "linter"), [("flask", "validate"), ("flask", "lint"), ("fastapi", "validate")]
+)
+@LOCATIONS_MAY_BE_RELATIVE
 def test_app_s_own_view_answers_and_nothing_is_left(tell, alice, bob, kind, flavour, linter):
     story = tell(kind, flavour, linter=linter).serve(app_view=True)
     alices, bobs = story.sign_in(alice), story.sign_in(bob)

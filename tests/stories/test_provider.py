@@ -9,8 +9,9 @@ import pytest
 import requests
 
 from msal_logout_middleware import Provider
+from tests.stories.conftest import MSAL_RECOMMENDS_FORM_POST
 
-pytestmark = pytest.mark.filterwarnings("ignore:response_mode='form_post' is recommended:UserWarning")
+pytestmark = MSAL_RECOMMENDS_FORM_POST
 
 KINDS = pytest.mark.parametrize("kind", ["flask", "fastapi"])
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from tests.stories.apps import flask_app
-from tests.stories.conftest import tokens_in
+from tests.stories.conftest import MSAL_RECOMMENDS_FORM_POST, tokens_in
 from tests.stories.servers import gunicorn, process, until, uvicorn_
 
-pytestmark = pytest.mark.filterwarnings("ignore:response_mode='form_post' is recommended:UserWarning")
+pytestmark = MSAL_RECOMMENDS_FORM_POST
 
 
 def ready(story, browser, running):

@@ -7,9 +7,10 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from msal_logout_middleware.stores.sqlite import SQLiteStore
+from tests.stories.conftest import LOCATIONS_MAY_BE_RELATIVE, MSAL_RECOMMENDS_FORM_POST
 from tests.stories.rules import AsgiRules
 
-pytestmark = pytest.mark.filterwarnings("ignore:response_mode='form_post' is recommended:UserWarning")
+pytestmark = MSAL_RECOMMENDS_FORM_POST
 
 KINDS = pytest.mark.parametrize("kind", ["flask", "fastapi"])
 
@@ -110,9 +111,7 @@ def test_app_below_a_path_asks_there(tell, alice, mounted):
     another_site_s_link_asks_first(tell("fastapi", "entra", mount="/app").serve(around=mounted), alice)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Absolute URLs required:werkzeug.middleware.lint.HTTPWarning"
-)  # RFC 9110, 10.2.2
+@LOCATIONS_MAY_BE_RELATIVE
 def test_werkzeug_s_linter_finds_nothing_either(tell, alice, bob):
     sign_out_story(tell("flask", "entra", linter="lint").serve(), alice, bob)
 
