@@ -50,7 +50,7 @@ check: $(READY) docs
 	$(BIN)/pyright $(TYPED)
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks $(ARGS)
+	set -e; for script in bench/*.py; do $(BIN)/python $$script $(ARGS); done
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak $(ARGS)

@@ -1,5 +1,6 @@
 """The WSGI door, where it is unlike the ASGI door."""
 
+from http import HTTPStatus
 from io import BytesIO
 
 import pytest
@@ -42,7 +43,7 @@ def test_length_that_cannot_be_is_refused(length):
     statuses = []
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/logout", "CONTENT_LENGTH": length, "wsgi.input": None}
     middleware(environ, lambda status, headers, exc_info=None: statuses.append(status))
-    assert statuses == ["413 Request Entity Too Large"]
+    assert statuses == [f"413 {HTTPStatus(413).phrase}"]  # it was renamed in Python 3.13
 
 
 @pytest.mark.parametrize(("size", "status"), [(10, 303), (70_000, 413)])
