@@ -129,7 +129,8 @@ class SharedCache:
         for kind, keys in places.items():
             section = sections[kind]
             entries = [section.pop(key) for key in keys]
-            counts[kind] = counts.get(kind, 0) + len(entries)
+            if entries:
+                counts[kind] = counts.get(kind, 0) + len(entries)
             if places is not account.places:
                 for key, entry in zip(keys, entries, strict=True):
                     self._index.take(kind, key, entry)
@@ -159,26 +160,23 @@ class SharedCache:
             self._rebuild_if_replaced()
             key = self._cache.key_makers[credential_type](**old_entry)
             used = None
+            # Not an addition, but `update_rt`: the provider has rotated it.
             if credential_type == _Kind.REFRESH_TOKEN and new_key_value_pairs not in (None, old_entry):
-                used = old_entry.get(
-                    "secret"
-                )  # not an addition, but `update_rt`: the provider has rotated it
+                used = old_entry.get("secret")
                 owner = self._index.account_of_refresh_token(used)
                 if owner is None or used not in (owner.places[credential_type].get(key) or ()):
                     return  # removed, or replaced by another sign-in
             before = self._sections.get(credential_type, {}).get(key)
             self._modify(credential_type, old_entry, new_key_value_pairs)
             after = self._sections.get(credential_type, {}).get(key)
-            if after is not None:
-                if before is None:
-                    key = next(
-                        reversed(self._sections[credential_type])
-                    )  # the cache's own string, not its twin
-                self._index.put(
-                    credential_type, key, after, before=before, adopter=self._adopter, came_of=used
-                )
-            elif before is not None:
-                self._index.take(credential_type, key, before)
+            if after is None:
+                if before is not None:
+                    self._index.take(credential_type, key, before)
+                return
+            if before is None:
+                key = next(reversed(self._sections[credential_type]))  # the cache's own string, not its twin
+            index = self._index
+            index.put(credential_type, key, after, before=before, adopter=self._adopter, came_of=used)
 
     def _guarded_deserialize(self, state: str | None) -> None:
         with self._cache._lock:
