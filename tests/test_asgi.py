@@ -22,7 +22,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": scope["path"].encode()})
 
 
-def make(**options):
+def make(app=app, **options):
     defaults = {
         "provider": Provider.entra("common", "client"),
         "session": ASGISession(Middleware(SessionMiddleware, secret_key=SECRET)),
@@ -116,6 +116,17 @@ def test_cancelled_request_completes_its_sign_out():
         return store.open_rows()
 
     assert anyio.run(story) == 0
+
+
+def test_view_that_raises_leaves_nothing_half_ended():
+    async def view(scope, receive, send):
+        raise LookupError("the app's mistake")
+
+    events = []
+    door = AsgiDoor(make(view, app_view=True, on_event=events.append))
+    with pytest.raises(LookupError):
+        door.call("GET", "/logout", SAME | {"cookie": session_cookie(claims_of("ann"))}, b"")
+    assert [type(event).__name__ for event in events] == ["LogoutStarted", "LogoutEnded"]
 
 
 def test_store_that_waits_does_so_in_a_thread(tmp_path):

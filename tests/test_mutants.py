@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import ROOT, Fate, Mutant, StaleMutant, Verdict, judge, read_mutants, run_tests
+from tests.mutants import PACKAGE, ROOT, Fate, Mutant, StaleMutant, Verdict, judge, read_mutants, run_tests
 from tests.mutants.__main__ import main
 
 MUTANTS = read_mutants()
+CONTRACTS = sorted((ROOT / PACKAGE / "testing").glob("*_contract.py"))  # whose tests others inherit
 THING = "def double(number):\n    return number + number\n\n\ndef same(number):\n    return number\n"
 TESTS = """
 import threading, pytest
@@ -141,6 +142,6 @@ def test_mutant_is_not_stale_and_names_tests_that_exist(mutant: Mutant) -> None:
     assert mutant.tests
     for test in mutant.tests:
         path, *names = test.partition("[")[0].split("::")
-        text = (ROOT / path).read_text() if names else ""
+        text = "".join(file.read_text() for file in (ROOT / path, *CONTRACTS)) if names else ""
         assert (ROOT / path).exists(), test
         assert all(f"def {name}(" in text or f"class {name}" in text for name in names), test

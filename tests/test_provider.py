@@ -1,11 +1,13 @@
 """What is known of the provider, how the rest is discovered, and the URL that signs out there."""
 
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import trustme
 
 from msal_logout_middleware._drive import BlockingWorld, run
 from msal_logout_middleware.provider import CLOUDS, Provider, end_session_url
@@ -20,8 +22,10 @@ def endpoint(provider, claims=None):
 class MetadataServer:
     """A provider's metadata on loopback; `answer` is what it says."""
 
-    def __init__(self):
+    def __init__(self, certificate=None):
         self.requests = 0
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self.answer = (200, json.dumps({"issuer": "x", "end_session_endpoint": "https://op.example/logout"}))
         self.headers = {}
         outer = self
@@ -29,6 +33,7 @@ class MetadataServer:
         class Answer(BaseHTTPRequestHandler):
             def do_GET(self):
                 outer.requests += 1
+                outer.may_answer.wait(10)
                 status, body = outer.answer
                 self.send_response(status)
                 for name, value in outer.headers.items():
@@ -40,11 +45,17 @@ class MetadataServer:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate.configure_cert(context)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self.url = self.url.replace("http:", "https:")
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def close(self):
+        self.may_answer.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -58,7 +69,10 @@ def server():
 
 
 def test_entra_needs_no_network():
-    assert endpoint(Provider.entra(TENANT, "app")) == f"https://login.microsoftonline.com/{TENANT}/oauth2/v2.0/logout"
+    assert (
+        endpoint(Provider.entra(TENANT, "app"))
+        == f"https://login.microsoftonline.com/{TENANT}/oauth2/v2.0/logout"
+    )
     assert endpoint(Provider.entra("common", "app")).endswith("/common/oauth2/v2.0/logout")
 
 
@@ -142,6 +156,63 @@ def test_bad_metadata_is_as_good_as_none_and_not_asked_for_again_at_once(server,
     assert "provider metadata" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.example\\@op.example",
+        "https://op.example/a b",
+        "https://op.example/\n",
+        "https://öp.example",
+    ],
+)
+def test_endpoint_that_browsers_may_read_otherwise_is_refused(server, url):
+    server.answer = (200, json.dumps({"end_session_endpoint": url}))
+    assert endpoint(Provider.discover(server.url, "app")) is None
+    with pytest.raises(ValueError, match="https"):
+        Provider.from_metadata({"end_session_endpoint": url}, "app")
+
+
+def test_metadata_is_taken_from_nowhere_else(server):
+    elsewhere = MetadataServer()
+    server.answer = (302, "")
+    server.headers = {"Location": elsewhere.url}
+    assert endpoint(Provider.discover(server.url, "app")) is None
+    elsewhere.close()
+    assert elsewhere.requests == 0
+
+
+def test_metadata_is_taken_from_a_server_with_a_trusted_certificate_only(tmp_path):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    server = MetadataServer(authority.issue_cert("127.0.0.1"))
+    assert endpoint(Provider.discover(server.url, "app")) is None
+    assert server.requests == 0
+    trusting = Provider.discover(server.url, "app", verify=str(tmp_path / "ca.pem"))
+    assert endpoint(trusting) == "https://op.example/logout"
+    server.close()
+
+
+def test_provider_that_does_not_answer_is_not_waited_for_longer_than_asked(server):
+    server.may_answer.clear()
+    assert endpoint(Provider.discover(server.url, "app", timeout_seconds=0.05)) is None
+    assert not server.may_answer.is_set()
+
+
+def test_while_one_thread_fetches_anew_the_others_go_on_with_what_is_known(server):
+    provider = Provider.discover(server.url, "app", timeout_seconds=10)
+    assert endpoint(provider)
+    provider.endpoints[""].fetch._clock = lambda: 1e12
+    server.may_answer.clear()
+    fetching = threading.Thread(target=endpoint, args=(provider,))
+    fetching.start()
+    while server.requests < 2:
+        fetching.join(0.001)
+    assert endpoint(provider) == "https://op.example/logout"
+    assert fetching.is_alive()
+    server.may_answer.set()
+    fetching.join()
+
+
 def test_metadata_without_an_end_session_endpoint_is_said(server):
     server.answer = (200, json.dumps({"issuer": "x"}))
     assert endpoint(Provider.discover(server.url, "app")) is None
@@ -176,6 +247,8 @@ def test_of_many_threads_one_fetches(server):
 
 
 def test_url_keeps_a_query_and_encodes_values():
-    url = end_session_url("https://op.example/out?p=B2C_1#x", {"a": "1 & 2", "b": None, "c": "https://x/?y=z"})
+    url = end_session_url(
+        "https://op.example/out?p=B2C_1#x", {"a": "1 & 2", "b": None, "c": "https://x/?y=z"}
+    )
     assert url == "https://op.example/out?p=B2C_1&a=1%20%26%202&c=https%3A%2F%2Fx%2F%3Fy%3Dz"
     assert parse_qs(urlsplit(url).query) == {"p": ["B2C_1"], "a": ["1 & 2"], "c": ["https://x/?y=z"]}

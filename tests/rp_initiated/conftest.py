@@ -68,11 +68,15 @@ class Site:
 
     def chunks(self):
         """A body whose first chunk comes before the answer and the second after; then a record is saved late."""
-        before = dict(self.records)
-        yield b"first"
-        self.seen.append(repr(dict(self.records)))
-        yield b"second"
-        self.records.update(before)
+        before = dict(self.records)  # as the view that is being called sees them
+
+        def body():
+            yield b"first"
+            self.seen.append(repr(dict(self.records)))
+            yield b"second"
+            self.records.update(before)
+
+        return body()
 
     @property
     def is_asgi(self):
