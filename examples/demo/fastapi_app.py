@@ -27,8 +27,8 @@ SCOPES = ["User.Read"]
 HERE = Path(__file__).parent
 
 
-def create_app(registration: Registration, folder: Path, *, on_event: OnEvent | None = None) -> FastAPI:
-    """Return the app; its token caches are in `folder/logout.db`."""
+def create_app(registration: Registration, store: SQLiteStore, *, on_event: OnEvent | None = None) -> FastAPI:
+    """Return the app; its token caches are in the store."""
     app = FastAPI()
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.add_middleware(SessionMiddleware, secret_key=secrets.token_hex(), same_site="lax")
@@ -87,7 +87,7 @@ def create_app(registration: Registration, folder: Path, *, on_event: OnEvent | 
             f"{registration.authority}/v2.0", registration.client_id, verify=registration.ca_file
         ),
         session=ASGISession(app),
-        store=SQLiteStore(folder / "logout.db"),
+        store=store,
         post_logout_redirect_uri=registration.home,
         on_event=on_event,
     )

@@ -23,7 +23,9 @@ NAME = "Flask"
 SCOPES = ["User.Read"]
 
 
-def create_app(registration: Registration, folder: Path, *, on_event: OnEvent | None = None) -> Flask:
+def create_app(
+    registration: Registration, folder: Path, store: SQLiteStore, *, on_event: OnEvent | None = None
+) -> Flask:
     """Return the app; its sessions are files in `folder/sessions`."""
     app = Flask(__name__)
     app.config.update(
@@ -62,7 +64,7 @@ def create_app(registration: Registration, folder: Path, *, on_event: OnEvent | 
             f"{registration.authority}/v2.0", registration.client_id, verify=registration.ca_file
         ),
         session=FlaskSession(app),
-        store=SQLiteStore(folder / "logout.db"),
+        store=store,
         caches=InSession("_token_cache"),
         post_logout_redirect_uri=registration.home,
         on_event=on_event,

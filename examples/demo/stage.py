@@ -15,6 +15,7 @@ from typing import Any
 
 from msal_logout_middleware import LogoutEnded, LogoutFailed, LogoutRefused, LogoutStarted
 from msal_logout_middleware.events import Event
+from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.testing import EmbeddedProvider
 
 from . import dashboard, fastapi_app, flask_app
@@ -65,14 +66,16 @@ class Stage:
             flask_listener, fastapi_listener = listening(), listening()
             flask = self._registered("demo-flask", f"http://localhost:{port_of(flask_listener)}")
             fastapi = self._registered("demo-fastapi", f"http://127.0.0.1:{port_of(fastapi_listener)}")
-            opening.enter_context(self._serving_flask(flask, folder / "flask", flask_listener))
-            opening.enter_context(self._serving_fastapi(fastapi, folder / "fastapi", fastapi_listener))
+            flask_view = FlaskView(*_storage(folder / "flask"))
+            fastapi_view = FastAPIView(*_storage(folder / "fastapi"))
             self.apps = (
-                App("Flask", flask.url, "identity and Flask-Session", FlaskView(folder / "flask")),
-                App("FastAPI", fastapi.url, "MSAL and SessionMiddleware", FastAPIView(folder / "fastapi")),
+                App("Flask", flask.url, "identity and Flask-Session", flask_view),
+                App("FastAPI", fastapi.url, "MSAL and SessionMiddleware", fastapi_view),
             )
             for app in self.apps:
                 opening.callback(app.view.store.close)
+            opening.enter_context(self._serving_flask(flask, flask_view, flask_listener))
+            opening.enter_context(self._serving_fastapi(fastapi, fastapi_view, fastapi_listener))
             opening.enter_context(serving_asgi(dashboard.create_app(self.state), page))
             self._open = opening.pop_all()
         return self
@@ -117,18 +120,23 @@ class Stage:
             ca_file=self.provider.ca_file,
         )
 
-    def _serving_flask(self, registration: Registration, folder: Path, listener: socket.socket) -> Any:
-        folder.mkdir()
-        app = flask_app.create_app(registration, folder, on_event=partial(self._note, "Flask"))
+    def _serving_flask(self, registration: Registration, view: FlaskView, listener: socket.socket) -> Any:
+        app = flask_app.create_app(
+            registration, view.folder, view.store, on_event=partial(self._note, "Flask")
+        )
         return serving_wsgi(app, listener)
 
-    def _serving_fastapi(self, registration: Registration, folder: Path, listener: socket.socket) -> Any:
-        folder.mkdir()
-        app = fastapi_app.create_app(registration, folder, on_event=partial(self._note, "FastAPI"))
+    def _serving_fastapi(self, registration: Registration, view: FastAPIView, listener: socket.socket) -> Any:
+        app = fastapi_app.create_app(registration, view.store, on_event=partial(self._note, "FastAPI"))
         return serving_asgi(app, listener)
 
     def _note(self, app: str, event: Event) -> None:
         self.events.appendleft({"time": time.strftime("%H:%M:%S"), "app": app, "text": told(event)})
+
+
+def _storage(folder: Path) -> tuple[Path, SQLiteStore]:
+    folder.mkdir()
+    return folder, SQLiteStore(folder / "logout.db")
 
 
 def told(event: Event) -> str:

@@ -73,9 +73,9 @@ class FlaskView:
     session_store = "Files of Flask-Session"
     token_cache = "In each session, where identity keeps it"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: SQLiteStore) -> None:
         self.folder = folder
-        self.store = SQLiteStore(folder / "logout.db")
+        self.store = store
 
     def standing(self, users: Collection[User]) -> Standing:
         """Return what stands there now."""
@@ -112,9 +112,9 @@ class FastAPIView:
     session_store = "None: a signed cookie in each browser"
     token_cache = "In SQLite, one row for each user"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: SQLiteStore) -> None:
         self.folder = folder
-        self.store = SQLiteStore(folder / "logout.db")
+        self.store = store
 
     def standing(self, users: Collection[User]) -> Standing:
         """Return what stands there now."""
