@@ -165,6 +165,16 @@ def test_rotated_refresh_token_is_saved_although_the_block_raised(store, endpoin
     assert secrets_of(store, "RefreshToken") != {first}
 
 
+def test_removal_after_a_sign_in_is_saved_although_the_block_raised(store, endpoint):
+    sign_in(store, endpoint)
+    with suppress(ZeroDivisionError), StoredTokenCache(store, key=KEY) as cache:
+        endpoint.sign_in(cache, ANA)
+        app = endpoint.app(cache)
+        app.remove_account(app.get_accounts()[0])
+        raise ZeroDivisionError
+    assert store.load(KEY).data is None
+
+
 def test_sign_in_that_msal_refuses_for_its_nonce_is_not_saved(store, endpoint):
     def redeem_stolen_code() -> None:
         with StoredTokenCache(store, key=KEY) as cache:
@@ -183,6 +193,13 @@ def test_key_follows_from_the_sign_in_where_none_was_given(store, endpoint):
         endpoint.sign_in(cache, ANA)
     assert cache.key == KEY == home_account_id(ANA.claims)
     assert secrets_of(store, "RefreshToken")
+
+
+def test_only_the_sign_in_is_saved_where_no_row_was_loaded(store, endpoint):
+    with StoredTokenCache(store) as cache:
+        signed_in = endpoint.sign_in(cache, ANA)
+        _on_behalf_of(endpoint, cache)
+    assert secrets_of(store, "AccessToken") == {signed_in["access_token"]}
 
 
 def test_tokens_without_a_key_and_a_sign_in_are_not_saved_and_that_is_said(store, endpoint, caplog):
