@@ -93,10 +93,12 @@ def test_removal_leaves_nothing_of_the_user_and_everything_of_others(cache):
     assert shared.remove_accounts(ANA.claims).counts == {}
 
 
-def test_id_token_of_the_user_is_returned(cache):
+def test_id_token_of_the_user_is_returned_and_not_shown(cache):
     endpoint = Endpoint()
     result = endpoint.sign_in(cache, ANA)
-    assert SharedCache.of(cache).remove_accounts(ANA.claims).id_token == result["id_token"]
+    removed = SharedCache.of(cache).remove_accounts(ANA.claims)
+    assert removed.id_token == result["id_token"]
+    assert removed.id_token not in repr(removed)
 
 
 def test_id_token_of_another_client_is_no_hint(cache):

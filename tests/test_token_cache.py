@@ -20,7 +20,18 @@ from msal_logout_middleware.stores import Loaded
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.token_cache import StoredTokenCache
 
-from .races.token_endpoint import ANA, AUTH_CODE_FLOW, BEN, ISSUER, SCOPES, TENANT, Endpoint, User, silent
+from .races.token_endpoint import (
+    ANA,
+    AUTH_CODE_FLOW,
+    BEN,
+    ISSUER,
+    SCOPES,
+    TENANT,
+    Endpoint,
+    User,
+    part,
+    silent,
+)
 
 KEY = ANA.home_account_id
 DAMAGED = (
@@ -345,6 +356,23 @@ def test_refresh_that_ends_after_a_sign_out_brings_nothing_back(store, endpoint)
         assert silent(endpoint.app(cache), ANA, force_refresh=True)["access_token"]
         sign_out(store)
     assert store.load(KEY).data is None
+
+
+def test_the_same_holds_for_an_account_in_capital_letters(store, endpoint):
+    class InCapitals(Endpoint):
+        def tokens(self, user: User | None, scope: str) -> dict[str, Any]:
+            info = {"client_info": part({"uid": user.oid.upper(), "utid": TENANT})} if user else {}
+            return {**super().tokens(user, scope), **info}
+
+    sign_in(store, endpoint, BEN)
+    sign_in(store, InCapitals(prefix="capital"))
+    with StoredTokenCache(store, key=KEY) as late:
+        app = InCapitals(prefix="late").app(late)
+        (account,) = (a for a in app.get_accounts() if a["home_account_id"] == KEY.upper())
+        assert app.acquire_token_silent(SCOPES, account=account, force_refresh=True)["access_token"]
+        sign_out(store)
+    assert {a["home_account_id"] for a in row(store)["Account"].values()} == {BEN.home_account_id}
+    assert KEY.upper() not in everything(store)
 
 
 def test_refresh_of_an_ended_session_never_replaces_the_refresh_token_of_the_new_one(store, endpoint):

@@ -334,6 +334,7 @@ def test_accounts_are_removed_by_home_account_id():
     removal = remove_home_accounts(cache, [HOME.upper(), ""])
     assert removal.removed == {"AccessToken": 1, "RefreshToken": 1, "IdToken": 1, "Account": 1}
     assert HOME not in json.dumps({**json.loads(removal.cache), BOOKKEEPING: None})
+    assert BOB not in repr(removal)
     assert removal.id_token is None
 
 
