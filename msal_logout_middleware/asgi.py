@@ -45,7 +45,7 @@ class LogoutMiddleware:
             return
         mount = scope.get("root_path", "")
         path = _route(scope["path"], mount)
-        query = scope["query_string"].decode("latin-1")
+        query = scope.get("query_string", b"").decode("latin-1")
         if not self.logout.takes(scope["method"], path, mount, query):
             await self.app(scope, receive, send)
             return
@@ -59,7 +59,9 @@ class LogoutMiddleware:
         if body is None:
             await _send(plain(413, "The request is too large."), send)
             return
-        headers = tuple((n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in scope["headers"])
+        headers = tuple(
+            (n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in scope.get("headers", ())
+        )
         request = Request(scope["method"], path, query, headers, mount, body)
         answer = await self._drive(lambda world: self.logout.respond(request, world))
         if isinstance(answer, Response):
@@ -68,7 +70,7 @@ class LogoutMiddleware:
             await self.app(scope, receive, send)
         else:
             if answer.request is not request:
-                kept = [(n, v) for n, v in scope["headers"] if n.lower() not in _BODY_HEADERS]
+                kept = [(n, v) for n, v in scope.get("headers", ()) if n.lower() not in _BODY_HEADERS]
                 scope = {**scope, "method": answer.request.method, "headers": kept}
                 body = b""
             # What was read is given again; what was not, such as a GET's body, is still to be received.

@@ -96,6 +96,7 @@ class InStore:
         if attempts < 1:
             raise ValueError("attempts must be at least 1")
         self.is_async = is_async(store, "load", "replace")
+        self.blocking = bool(getattr(store, "blocking", True))
         self._store = store
         self._cache_key = cache_key
         self._attempts = attempts
@@ -131,6 +132,7 @@ class InSession:
     """
 
     is_async = False
+    blocking = False
 
     def __init__(self, name: str = "_token_cache") -> None:
         self._name = name
@@ -158,6 +160,7 @@ class Shared:
     """
 
     is_async = False
+    blocking = False
 
     def __init__(self, token_cache: msal.TokenCache, *, longest_request_seconds: float = 120.0) -> None:
         self._shared = SharedCache.of(token_cache, longest_request_seconds=longest_request_seconds)

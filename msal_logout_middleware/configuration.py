@@ -13,7 +13,7 @@ from .events import Event, LogoutFailed
 from .http import Cookie, Header
 from .provider import Provider
 from .seal import Seal
-from .session import Session, SessionReader
+from .session import Session, SessionReader, plain_claims
 from .stores import Store
 
 logger = logging.getLogger("msal_logout_middleware")
@@ -51,7 +51,7 @@ class Configuration:
         """Return the handle of a session: a keyed hash of its id, or else of all claims in it."""
         if session.id is not None:
             return self.seal.hash("session id", session.id)
-        return self.seal.hash("claims", dict(session.claims or {}))
+        return self.seal.hash("claims", plain_claims(session.claims))
 
     def deletion_headers(self) -> tuple[Header, ...]:
         """Return the headers that delete the session's cookies, and those that the user named."""

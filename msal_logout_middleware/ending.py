@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from ._drive import World, settle
 from .caches import Removed
 from .configuration import Configuration
 from .events import Channel, LogoutEnded, LogoutFailed, LogoutStarted
-from .session import Claims, Session
+from .session import Claims, Session, plain_claims
 from .stores import Ended, Ending
 
 logger = logging.getLogger("msal_logout_middleware")
@@ -75,7 +76,7 @@ class Outcome:
 
 def work_of(config: Configuration, session: Session) -> Work:
     """Return what ending a session needs."""
-    return Work(session.id, config.handle(session), session.claims or {})
+    return Work(session.id, config.handle(session), plain_claims(session.claims))
 
 
 async def end_session(
@@ -95,8 +96,8 @@ async def end_session(
         session: The session's contents, where they are known.
         world: Where to wait before a retry.
         channel: How the sign-out started.
-        view_follows: The app's own view is still to be called with the session; `delete_session` and `finish`
-            come after it.
+        view_follows: The app's own view is still to be called with the session; `look_again` and `finish` come
+            after it.
 
     Returns:
         What was done, and what is left. Nothing is raised for a part that failed.
@@ -113,18 +114,23 @@ async def end_session(
             work = replace(work, session_id=None)
             session = None
     removed = await steps.do("accounts", lambda: settle(config.caches.remove_accounts(work.claims, session)))
-    if not view_follows:
+    if "read" in steps.left:
+        steps.left.append("session")  # whose it is by now cannot be told, so it stays for another try
+    elif not view_follows:
         await steps.do("session", lambda: _delete(config, work))
     outcome = Outcome(work, tuple(steps.left), removed or Removed({}))
     return outcome if view_follows else await finish(config, outcome, world, channel=channel)
 
 
-async def delete_session(config: Configuration, outcome: Outcome, world: World) -> Outcome:
-    """Delete the session's record, now that the app has been called; also again, where it wrote late."""
+async def look_again(config: Configuration, outcome: Outcome, world: World) -> Outcome:
+    """Remove the accounts and delete the session once more: the app has been called, and may have saved late."""
     steps = _Steps(config, world)
+    claims = outcome.work.claims
+    late = await steps.do("accounts", lambda: settle(config.caches.remove_accounts(claims, None)))
     await steps.do("session", lambda: _delete(config, outcome.work))
-    left = [step for step in outcome.left if step != "session"]
-    return replace(outcome, left=(*left, *steps.left))
+    left = [step for step in outcome.left if step not in ("accounts", "session")]
+    counts = Counter(outcome.removed.counts) + Counter(late.counts if late else {})
+    return replace(outcome, left=(*left, *steps.left), removed=replace(outcome.removed, counts=dict(counts)))
 
 
 async def finish(config: Configuration, outcome: Outcome, world: World, *, channel: Channel) -> Outcome:
@@ -145,7 +151,7 @@ async def _mark(config: Configuration, work: Work) -> Ended:
     ending = Ending(
         handles=(work.handle,),
         expires_at=time.time() + config.session_lifetime_seconds,
-        work=None if work.row else config.seal.seal(work.as_json()),
+        work=None if work.row else config.seal.seal("journal", work.as_json()),
     )
     return await settle(config.store.end(ending))
 

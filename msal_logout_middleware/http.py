@@ -28,7 +28,7 @@ class Request:
 
     method: str
     path: str
-    query: str = ""
+    query: str = field(default="", repr=False)
     headers: tuple[Header, ...] = field(default=(), repr=False)
     mount: str = ""
     body: bytes | None = field(default=None, repr=False)
@@ -81,8 +81,8 @@ class Response:
     """An answer of ours."""
 
     status: int
-    headers: tuple[Header, ...] = ()
-    body: bytes = b""
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    body: bytes = field(default=b"", repr=False)
 
     def with_headers(self, *headers: Header) -> Response:
         """Return a copy with more headers."""

@@ -130,10 +130,10 @@ class Logout:
         )
         self._return_path = urlsplit(home).path or "/"
 
-        asynchronous = [is_async(store, "load", "end"), is_async(session, "read", "delete")]
-        others = [bool(getattr(caches, "is_async", False)), is_async(self._config, "on_event")]
-        waiting = [getattr(part, "blocking", True) for part in (store, session)]
-        self.is_async = any((*asynchronous, *others))
+        where = self._config.caches
+        asynchronous = [is_async(store, "load", "end"), is_async(session, "read", "delete"), where.is_async]
+        waiting = [getattr(part, "blocking", True) for part in (store, session, where)]
+        self.is_async = any((*asynchronous, is_async(self._config, "on_event")))
         self.blocks = any(w and not a for w, a in zip(waiting, asynchronous, strict=True))
 
     def takes(self, method: str, path: str, mount: str, query: str) -> bool:

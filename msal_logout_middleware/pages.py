@@ -26,6 +26,7 @@ def _csp_hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+# No `form-action`: a browser holds it against every redirect that follows the provider's answer, too.
 _CSP = (
     f"default-src 'none'; style-src {_csp_hash(_STYLE)}; script-src {_csp_hash(_SUBMIT)}; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -52,15 +53,18 @@ def confirmation(action: str, *, token: str) -> Response:
     )
 
 
-def failure(action: str, *, token: str, onward: str) -> Response:
+def failure(action: str, *, token: str, onward_url: str, onward_fields: Mapping[str, str] | None) -> Response:
     """Say that signing out could not be completed, and offer to try again or to go on."""
+    words = "Continue to the provider"
+    link = f'<p><a href="{escape(onward_url)}">{words}</a></p>'
+    onward = link if onward_fields is None else _form(onward_url, onward_fields, words)
     return _page(
         503,
         "Signing out could not be completed",
         "<p>This browser is signed out of this app, but some of what the app keeps for you could not be "
         "removed yet. Please try again in a moment.</p>"
         + _form(action, {"retry": token}, "Try again")
-        + f'<p><a href="{escape(onward)}">Continue to the provider</a></p>',
+        + onward,
     ).with_headers(("retry-after", "5"))
 
 

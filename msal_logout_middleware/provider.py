@@ -131,7 +131,7 @@ class Provider:
                 1.0, 4).
             client_id: The app's client id.
             verify: As in `requests`: whether to verify certificates, or the path of a CA bundle.
-            timeout_seconds: How long a fetch may take to connect, and to read.
+            timeout_seconds: How long a sign-out may wait for a fetch.
 
         Raises:
             ValueError: The URL is not https (or http on loopback).
@@ -191,7 +191,10 @@ class _Endpoints:
 
 
 class _Fetch:
-    """Fetches the metadata; holds it while it is fresh, and when it is stale as long as nothing better comes."""
+    """Fetches the metadata in a thread of its own, so that nobody waits for longer than the timeout.
+
+    What was fetched is held while it is fresh, and when it is stale for as long as nothing better comes.
+    """
 
     def __init__(
         self, url: str, *, verify: Verify, timeout_seconds: float, clock: Callable[[], float] = time.monotonic
@@ -201,6 +204,7 @@ class _Fetch:
         self._timeout = timeout_seconds
         self._clock = clock
         self._lock = threading.Lock()
+        self._fetching: threading.Thread | None = None
         self._metadata: Metadata | None = None
         self._next = -float("inf")  # when to ask again
 
@@ -209,17 +213,22 @@ class _Fetch:
         return self._metadata if self._clock() < self._next else None
 
     def __call__(self) -> Metadata:
-        """Return the metadata, fetched if due. One thread fetches; the others go on with what there is.
+        """Return the metadata; fetched, if a fetch is due.
 
         Raises:
-            ProviderError: There is none.
+            ProviderError: There is none, or none in time.
         """
-        if self._clock() >= self._next and self._lock.acquire(blocking=self._metadata is None):
-            try:
-                if self._clock() >= self._next:  # nobody fetched while this thread waited
-                    self._refresh()
-            finally:
-                self._lock.release()
+        with self._lock:
+            if self._fetching is None and self._clock() >= self._next:
+                self._fetching = threading.Thread(target=self._refresh, daemon=True)
+                self._fetching.start()
+            fetching, metadata = self._fetching, self._metadata
+        if metadata is not None:
+            return metadata
+        if fetching is not None and self._clock() >= self._next:
+            fetching.join(self._timeout)
+            if fetching.is_alive():  # it drips; the next few need not wait for it as well
+                self._next = self._clock() + _BACK_OFF_SECONDS
         if self._metadata is None:
             raise ProviderError("could not be fetched; the next try is a few seconds away")
         return self._metadata
@@ -232,6 +241,8 @@ class _Fetch:
             self._next = self._clock() + _BACK_OFF_SECONDS
             known = "the last known one is used" if self._metadata else "there is none yet"
             logger.warning("provider metadata: fetch failed (%s); %s", type(error).__name__, known)
+        finally:
+            self._fetching = None
 
     def _get(self) -> Metadata:
         with requests.get(
@@ -262,10 +273,10 @@ def _is_endpoint(url: Any) -> bool:
         return False
     try:
         parts = urlsplit(url)
-        host = parts.hostname
+        host, _ = parts.hostname, parts.port
     except ValueError:
         return False
-    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
+    return bool(host) and "@" not in parts.netloc and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
 
 
 def _is_name(text: str) -> bool:

@@ -11,26 +11,25 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from . import pages
 from ._drive import World, settle
 from .configuration import Configuration
-from .ending import Outcome, Work, delete_session, end_session, finish, work_of
+from .ending import Outcome, Work, end_session, finish, look_again, work_of
 from .events import LogoutFailed, LogoutRefused
-from .http import Cookie, Header, Request, Response
+from .http import Cookie, Header, Request, Response, SameSite
 from .provider import end_session_url
-from .session import Session
+from .session import Claims, Session
 from .targets import chosen_target, origin_of
 
 logger = logging.getLogger("msal_logout_middleware")
 
-CONFIRM_SECONDS = 600
+PAGE_SECONDS = 3600
 STATE_SECONDS = 3600
-RETRY_SECONDS = 3600
 
 _LOCALES = re.compile(r"[A-Za-z0-9-]{1,35}( [A-Za-z0-9-]{1,35}){0,9}")
 
@@ -66,11 +65,12 @@ class AppView:
         """
         if self._outcome is None:
             return headers
-        outcome = await delete_session(self._config, self._outcome, world)
-        outcome = await finish(self._config, outcome, world, channel="rp-initiated")
+        outcome = await look_again(self._config, self._outcome, world)
+        self._outcome = outcome = await finish(self._config, outcome, world, channel="rp-initiated")
         self._finished = True
         if not outcome.complete and self._config.on_store_error == "page":
-            return _failure(self._config, self.request, outcome.work, self._config.landing_page)
+            onward = _Onward(self._config.landing_page, None, ())
+            return _failure(self._config, self.request, outcome.work.as_json(), onward)
         kept = [(name, value) for name, value in headers if not self._sets_session(name, value)]
         return [*kept, *_deletions(self._config, self.request)]
 
@@ -78,8 +78,8 @@ class AppView:
         """Look once more, now that the app has returned: streams and background tasks save late."""
         if self._outcome is None:
             return
-        outcome = await delete_session(self._config, self._outcome, world)
-        if not self._finished or "session" in outcome.left:
+        outcome = await look_again(self._config, self._outcome, world)
+        if not self._finished or set(outcome.left) - set(self._outcome.left):
             await finish(self._config, outcome, world, channel="rp-initiated")
 
     def _sets_session(self, name: str, value: str) -> bool:
@@ -126,7 +126,7 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
         return AppView(config, seen, outcome, confirmed=confirmed)
 
     if session is None or session.claims is None:
-        return await _redirect(config, request, world, {}, None)
+        return _forward(await _onward(config, request, world, {}, None))
     outcome = await end_session(config, work_of(config, session), session, world, channel="rp-initiated")
     return await _answer(config, request, world, outcome)
 
@@ -153,10 +153,10 @@ async def came_back(config: Configuration, request: Request) -> Response | None:
 
 
 def _retry(config: Configuration, request: Request) -> dict[str, Any] | None:
-    """Return what a page of ours sealed for another try; it names one session, and only its user had the page."""
+    """Return what a page of ours sealed for another try, if this is the browser that was shown the page."""
     sealed = (request.form_value("retry") or "").encode()
-    known = config.seal.open(sealed, max_age_seconds=RETRY_SECONDS)
-    return known if isinstance(known, dict) else None
+    known = config.seal.open("retry", sealed, max_age_seconds=PAGE_SECONDS)
+    return known if isinstance(known, dict) and _was_shown(config, request, known["nonce"]) else None
 
 
 async def _try_again(
@@ -170,28 +170,34 @@ async def _try_again(
     except Exception as error:  # still away
         return await _unreadable(config, request, error, cookie_header=known["cookie"])
     if session is None or session.claims is None:
-        return await _redirect(config, request, world, {}, None)
+        return _forward(await _onward(config, request, world, {}, None))
     outcome = await end_session(config, work_of(config, session), session, world, channel="rp-initiated")
     return await _answer(config, request, world, outcome)
 
 
 async def _answer(config: Configuration, request: Request, world: World, outcome: Outcome) -> Response:
-    claims = outcome.work.claims
-    response = await _redirect(config, request, world, claims, outcome.removed.id_token)
+    onward = await _onward(config, request, world, outcome.work.claims, outcome.removed.id_token)
     if outcome.complete or config.on_store_error == "redirect":
-        return response
-    onward = dict(response.headers).get("location") or config.landing_page
-    return _failure(config, request, outcome.work, onward)
+        return _forward(onward)
+    return _failure(config, request, outcome.work.as_json(), onward)
 
 
-async def _redirect(
-    config: Configuration, request: Request, world: World, claims: Any, id_token: str | None
-) -> Response:
-    """Forward the browser to the provider; to the landing page, if the provider cannot be asked."""
+class _Onward(NamedTuple):
+    """Where the browser goes on to: by a redirect, or by posting fields that are too long for a URL."""
+
+    url: str
+    fields: Mapping[str, str] | None
+    headers: tuple[Header, ...]
+
+
+async def _onward(
+    config: Configuration, request: Request, world: World, claims: Claims, id_token: str | None
+) -> _Onward:
+    """Return the way to the provider; to the landing page, if the provider cannot be asked."""
     headers = (*_deletions(config, request), *_clear_site_data(config))
     endpoint = await config.provider.end_session_endpoint(claims, world)
     if endpoint is None:
-        return pages.redirect(config.landing_page, *headers)
+        return _Onward(config.landing_page, None, headers)
     state = secrets.token_urlsafe(16)
     login_hint = claims.get("login_hint")
     locales = request.query_value("ui_locales") or ""
@@ -212,14 +218,24 @@ async def _redirect(
         url = end_session_url(endpoint, parameters | {"id_token_hint": None})
     if len(url) > config.max_url_length:
         fields = {name: value for name, value in parameters.items() if value is not None}
-        return pages.self_submitting(endpoint, fields).with_headers(*headers)
-    return pages.redirect(url, *headers)
+        return _Onward(endpoint, fields, headers)
+    return _Onward(url, None, headers)
 
 
-def _failure(config: Configuration, request: Request, work: Work, onward: str) -> Response:
-    token = config.seal.seal(work.as_json()).decode()
-    page = pages.failure(_own_url(config, request), token=token, onward=onward)
-    return page.with_headers(*config.deletion_headers())
+def _forward(onward: _Onward) -> Response:
+    if onward.fields is None:
+        return pages.redirect(onward.url, *onward.headers)
+    return pages.self_submitting(onward.url, onward.fields).with_headers(*onward.headers)
+
+
+def _failure(config: Configuration, request: Request, work: dict[str, Any], onward: _Onward) -> Response:
+    nonce = secrets.token_urlsafe(16)
+    token = config.seal.seal("retry", work | {"nonce": nonce}).decode()
+    page = pages.failure(
+        _own_url(config, request), token=token, onward_url=onward.url, onward_fields=onward.fields
+    )
+    page = page.with_headers(*(onward.headers or config.deletion_headers()))
+    return page.with_headers(_page_cookie(config).set(nonce, max_age_seconds=PAGE_SECONDS))
 
 
 async def _unreadable(
@@ -230,32 +246,33 @@ async def _unreadable(
     names = {cookie.name for cookie in config.session.cookies}
     if cookie_header is None:
         cookie_header = "; ".join(f"{n}={v}" for n in names for v in request.cookies(n))
-    token = config.seal.seal({"cookie": cookie_header}).decode()
-    page = pages.failure(_own_url(config, request), token=token, onward=config.landing_page)
-    return page.with_headers(*config.deletion_headers())
+    return _failure(config, request, {"cookie": cookie_header}, _Onward(config.landing_page, None, ()))
 
 
 def _ask(config: Configuration, request: Request, session: Session | None) -> Response:
     nonce = secrets.token_urlsafe(16)
     token = config.seal.sign("confirm", [nonce, _bound_to(config, session)])
-    cookie = _confirm_cookie(config).set(nonce, max_age_seconds=CONFIRM_SECONDS)
+    cookie = _page_cookie(config).set(nonce, max_age_seconds=PAGE_SECONDS)
     return pages.confirmation(_own_url(config, request), token=token).with_headers(cookie)
 
 
 def _is_confirmed(config: Configuration, request: Request, session: Session | None) -> bool:
-    """Tell whether the person in this browser was asked about this session, and said yes.
-
-    An attacker's own token does not do: it must match a cookie that only our answer sets, and that no other site's
-    request carries (`SameSite=Strict`), and the session that it was made for. It works once: the answer deletes the
-    cookie, and the session is dead.
-    """
+    """Tell whether the person in this browser was asked about this session, and said yes."""
     token = request.form_value("confirm")
-    known = config.seal.verify("confirm", token, max_age_seconds=CONFIRM_SECONDS)
+    known = config.seal.verify("confirm", token, max_age_seconds=PAGE_SECONDS)
     if not isinstance(known, list) or known[1] != _bound_to(config, session):
         return False
-    nonce = str(known[0]).encode()
-    cookies = request.cookies(_confirm_cookie(config).name)
-    return any(secrets.compare_digest(value.encode(), nonce) for value in cookies)
+    return _was_shown(config, request, str(known[0]))
+
+
+def _was_shown(config: Configuration, request: Request, nonce: str) -> bool:
+    """Tell whether a form comes from the page of ours that this browser was shown last.
+
+    An attacker's own form does not do: its nonce must match a cookie that only our answer sets, and that no other
+    site's request carries (`SameSite=Strict`). It does once: the answer deletes the cookie.
+    """
+    cookies = request.cookies(_page_cookie(config).name)
+    return any(secrets.compare_digest(value.encode(), nonce.encode()) for value in cookies)
 
 
 def _bound_to(config: Configuration, session: Session | None) -> str:
@@ -284,23 +301,25 @@ def _is_prefetch(request: Request) -> bool:
 def _own_url(config: Configuration, request: Request) -> str:
     kept = {name: request.query_value(name) for name in ("return_to", "ui_locales")}
     query = urlencode({name: value for name, value in kept.items() if value is not None})
-    return quote(request.mount + config.logout_path) + (f"?{query}" if query else "")
+    # Of slashes in front one is left: two would name another host.
+    path = "/" + quote(request.mount + config.logout_path, errors="replace").lstrip("/")
+    return path + (f"?{query}" if query else "")
 
 
 def _deletions(config: Configuration, request: Request) -> tuple[Header, ...]:
-    asked = _confirm_cookie(config)
-    return config.deletion_headers() + ((asked.delete(),) if request.cookies(asked.name) else ())
+    page = _page_cookie(config)
+    return config.deletion_headers() + ((page.delete(),) if request.cookies(page.name) else ())
 
 
 def _state_cookie(config: Configuration) -> Cookie:
     return _own_cookie(config, "msal_logout_state", "Lax")
 
 
-def _confirm_cookie(config: Configuration) -> Cookie:
-    return _own_cookie(config, "msal_logout_confirm", "Strict")
+def _page_cookie(config: Configuration) -> Cookie:
+    return _own_cookie(config, "msal_logout_page", "Strict")
 
 
-def _own_cookie(config: Configuration, name: str, same_site: Any) -> Cookie:
+def _own_cookie(config: Configuration, name: str, same_site: SameSite) -> Cookie:
     secure = config.post_logout_redirect_uri.startswith("https:")
     return Cookie(f"__Host-{name}" if secure else name, secure=secure, same_site=same_site)
 

@@ -45,16 +45,17 @@ class Seal:
         """Return the keyed hashes of JSON values by every secret, so that a rotation loses nothing."""
         return tuple(_mac(key, purpose, parts) for key in self._hash_keys)
 
-    def seal(self, value: Any) -> bytes:
+    def seal(self, purpose: str, value: Any) -> bytes:
         """Encrypt a JSON value."""
-        return self._fernet.encrypt(json.dumps(value).encode())
+        return self._fernet.encrypt(json.dumps([purpose, value]).encode())
 
-    def open(self, sealed: bytes, *, max_age_seconds: int | None = None) -> Any | None:
-        """Return a sealed value; `None` if it is not one of ours, or too old."""
+    def open(self, purpose: str, sealed: bytes, *, max_age_seconds: int | None = None) -> Any | None:
+        """Return a sealed value; `None` if it is not one of ours, for another purpose, or too old."""
         try:
-            return json.loads(self._fernet.decrypt(sealed, ttl=max_age_seconds))
+            meant_for, value = json.loads(self._fernet.decrypt(sealed, ttl=max_age_seconds))
         except InvalidToken:
             return None
+        return value if meant_for == purpose else None
 
     def sign(self, purpose: str, value: Any) -> str:
         """Return a signed token that carries a JSON value in clear, for URLs, cookies and forms."""

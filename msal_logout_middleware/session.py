@@ -12,6 +12,19 @@ from .http import Cookie
 Claims = Mapping[str, Any]
 
 
+def plain_claims(claims: Claims | None) -> dict[str, Any]:
+    """Return claims as JSON values; what an app has added to them, such as a `datetime`, as text."""
+    return {str(name): _plain(value) for name, value in (claims or {}).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return plain_claims(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """One sign-in of one user at this app, as the framework keeps it.

@@ -163,7 +163,7 @@ def _read_body(environ: WSGIEnvironment) -> bytes | None:
         body: bytes = stream.read(MAXIMUM_BODY_BYTES + 1)
         return body if len(body) <= MAXIMUM_BODY_BYTES else None
     length = environ.get("CONTENT_LENGTH") or "0"
-    if not (length.isascii() and length.isdigit()) or int(length) > MAXIMUM_BODY_BYTES:
+    if not (length.isascii() and length.isdigit() and len(length) < 10) or int(length) > MAXIMUM_BODY_BYTES:
         return None
     return bytes(stream.read(int(length)))
 

@@ -49,6 +49,21 @@ def test_mount_may_stand_in_the_path_or_not(path):
     assert door.call("GET", path, SAME, b"", root_path="/app").status == 303
 
 
+def test_scope_may_lack_what_it_may_lack():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def story():
+        scope = {"type": "http", "method": "GET", "path": "/logout"}
+        await make()(scope, None, send)
+        await make()({**scope, "path": "/x"}, None, send)
+
+    anyio.run(story)
+    assert [message["status"] for message in sent if "status" in message] == [200, 200]
+
+
 def test_path_that_only_begins_like_the_mount_is_the_app_s():
     door = AsgiDoor(make())
     assert door.call("GET", "/apple/logout", SAME, b"", root_path="/app").body == b"/apple/logout"

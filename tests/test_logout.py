@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 
-from msal_logout_middleware import InSession, Logout, Provider, asgi, wsgi
+from msal_logout_middleware import InSession, InStore, Logout, Provider, asgi, wsgi
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores.memory import MemoryStore
@@ -88,6 +88,11 @@ def test_middleware_is_given_a_logout(door):
 def test_thread_is_needed_only_where_a_part_waits(tmp_path):
     assert not make(session=starlette_session()).blocks
     assert make(session=starlette_session(), store=SQLiteStore(tmp_path / "x.db")).blocks
+
+
+def test_thread_is_needed_where_token_caches_are_read_from_disk(tmp_path):
+    logout = make(session=starlette_session(), caches=InStore(SQLiteStore(tmp_path / "x.db")))
+    assert logout.blocks
 
 
 def test_token_cache_is_the_one_that_a_sign_out_empties(tmp_path):

@@ -9,7 +9,7 @@ from msal_logout_middleware import pages
 EVIL = """"'><script>alert(1)</script>&amp;"""
 PAGES = {
     "confirmation": pages.confirmation(EVIL, token=EVIL),
-    "failure": pages.failure(EVIL, token=EVIL, onward=EVIL),
+    "failure": pages.failure(EVIL, token=EVIL, onward_url=EVIL, onward_fields=None),
     "form that posts itself": pages.self_submitting(EVIL, {EVIL: EVIL}),
 }
 each_page = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)

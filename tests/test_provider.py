@@ -24,6 +24,7 @@ class MetadataServer:
 
     def __init__(self, certificate=None):
         self.requests = 0
+        self.asked = threading.Semaphore(0)
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.answer = (200, json.dumps({"issuer": "x", "end_session_endpoint": "https://op.example/logout"}))
@@ -33,6 +34,7 @@ class MetadataServer:
         class Answer(BaseHTTPRequestHandler):
             def do_GET(self):
                 outer.requests += 1
+                outer.asked.release()
                 outer.may_answer.wait(10)
                 status, body = outer.answer
                 self.send_response(status)
@@ -44,7 +46,11 @@ class MetadataServer:
             def log_message(self, *args):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request, address):
+                """The client has gone, which some of these tests are about."""
+
+        self._server = Server(("127.0.0.1", 0), Answer)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -198,16 +204,16 @@ def test_provider_that_does_not_answer_is_not_waited_for_longer_than_asked(serve
     assert not server.may_answer.is_set()
 
 
-def test_while_one_thread_fetches_anew_the_others_go_on_with_what_is_known(server):
+def test_while_it_is_fetched_anew_everybody_goes_on_with_what_is_known(server):
     provider = Provider.discover(server.url, "app", timeout_seconds=10)
     assert endpoint(provider)
-    provider.endpoints[""].fetch._clock = lambda: 1e12
+    fetch = provider.endpoints[""].fetch
+    fetch._clock = lambda: 1e12
     server.may_answer.clear()
-    fetching = threading.Thread(target=endpoint, args=(provider,))
-    fetching.start()
-    while server.requests < 2:
-        fetching.join(0.001)
     assert endpoint(provider) == "https://op.example/logout"
+    fetching = fetch._fetching
+    assert endpoint(provider) == "https://op.example/logout"
+    assert fetch._fetching is fetching
     assert fetching.is_alive()
     server.may_answer.set()
     fetching.join()
@@ -225,7 +231,23 @@ def test_stale_metadata_serves_while_the_provider_is_away(server):
     fetch._clock = lambda: 1e12
     server.answer = (500, "")
     assert endpoint(provider) == "https://op.example/logout"
+    assert server.asked.acquire(timeout=30)
+    assert server.asked.acquire(timeout=30)
     assert server.requests == 2
+
+
+def test_provider_that_never_answers_keeps_nobody_waiting_for_longer_than_the_timeout(server):
+    server.may_answer.clear()
+    provider = Provider.discover(server.url, "app", timeout_seconds=0.01)
+    fetch = provider.endpoints[""].fetch
+    assert endpoint(provider) is None
+    fetch._timeout = None  # whoever waits now, waits for good
+    assert endpoint(provider) is None
+    thread = fetch._fetching
+    server.may_answer.set()
+    if thread is not None:
+        thread.join()
+    assert server.requests == 1
 
 
 def test_of_many_threads_one_fetches(server):

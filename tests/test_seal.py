@@ -31,28 +31,32 @@ def test_hashes_find_what_was_written_under_a_former_secret():
 
 
 def test_sealed_value_opens_and_shows_nothing():
-    sealed = Seal([NEW]).seal({"id": "live-credential"})
+    sealed = Seal([NEW]).seal("work", {"id": "live-credential"})
     assert b"live-credential" not in sealed
-    assert Seal([NEW]).open(sealed) == {"id": "live-credential"}
+    assert Seal([NEW]).open("work", sealed) == {"id": "live-credential"}
 
 
 def test_value_sealed_under_a_former_secret_opens_and_under_another_does_not():
-    sealed = Seal([OLD]).seal("x")
-    assert Seal([NEW, OLD]).open(sealed) == "x"
-    assert Seal([NEW]).open(sealed) is None
+    sealed = Seal([OLD]).seal("work", "x")
+    assert Seal([NEW, OLD]).open("work", sealed) == "x"
+    assert Seal([NEW]).open("work", sealed) is None
+
+
+def test_value_sealed_for_another_purpose_does_not_open():
+    assert Seal([NEW]).open("retry", Seal([NEW]).seal("journal", "x")) is None
 
 
 @pytest.mark.parametrize("sealed", [b"", b"garbage", "ünïcode".encode(), b"\x00" * 100])
 def test_garbage_does_not_open(sealed):
-    assert Seal([NEW]).open(sealed) is None
+    assert Seal([NEW]).open("work", sealed) is None
 
 
 def test_sealed_value_grows_too_old(monkeypatch):
     seal = Seal([NEW])
-    sealed = seal.seal("x")
+    sealed = seal.seal("work", "x")
     monkeypatch.setattr("time.time", lambda: 4_000_000_000.0)
-    assert seal.open(sealed, max_age_seconds=60) is None
-    assert seal.open(sealed) == "x"
+    assert seal.open("work", sealed, max_age_seconds=60) is None
+    assert seal.open("work", sealed) == "x"
 
 
 def test_token_verifies_for_its_purpose_only():

@@ -71,7 +71,17 @@ def test_path_is_a_target_only_where_it_may_be_one():
 def test_request_chooses_by_equality_of_the_whole_string():
     allowed = ("/bye", "https://app.example.com/x")
     assert chosen_target("/bye", allowed) == "/bye"
-    for other in ("/bye/", "/BYE", "/bye?x", "", None, "/by", " /bye", "//evil.example", "https://evil.example/bye"):
+    for other in (
+        "/bye/",
+        "/BYE",
+        "/bye?x",
+        "",
+        None,
+        "/by",
+        " /bye",
+        "//evil.example",
+        "https://evil.example/bye",
+    ):
         assert chosen_target(other, allowed) is None
 
 

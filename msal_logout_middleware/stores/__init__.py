@@ -45,6 +45,10 @@ class Loaded(NamedTuple):
     data: bytes | None
     version: str
 
+    def __repr__(self) -> str:
+        """Show no token."""
+        return f"Loaded(data={'None' if self.data is None else '...'}, version={self.version!r})"
+
 
 class TokenCacheStore(Protocol):
     """Keeps serialized token caches, each under a cache key."""
@@ -139,6 +143,10 @@ class JournalRow(NamedTuple):
 
     row: str
     work: bytes
+
+    def __repr__(self) -> str:
+        """Show no work."""
+        return f"JournalRow(row={self.row!r}, work=...)"
 
 
 class Mark(NamedTuple):

@@ -45,9 +45,12 @@ class Site:
     calls: list[str] = field(default_factory=list)
     stream: bool = False
     seen: list[str] = field(default_factory=list)
+    acquires: Any = lambda: None
+    acquires_late: Any = lambda: None
 
     def build(self, **options):
         app, session, records = self.make_app(self)
+        self.app = app
         self.records = records
         self.session = options.pop("wrap", lambda reader: reader)(session)
         defaults = {
@@ -75,6 +78,8 @@ class Site:
             self.seen.append(repr(dict(self.records)))
             yield b"second"
             self.records.update(before)
+
+        self.acquires_late()
 
         return body()
 
@@ -124,6 +129,7 @@ def flask_app(site, *, server_side):
     def logout():
         site.calls.append(f"{request.method} {(session.get('user') or {}).get('sub')}")
         session["late"] = True
+        site.acquires()
         if site.stream:
             return FlaskResponse(site.chunks())
         return redirect("https://provider.example/app-s-own-logout")
@@ -147,6 +153,7 @@ def starlette_app(site, *, server_side):
     async def logout(request: Request):
         site.calls.append(f"{request.method} {(request.session.get('user') or {}).get('sub')}")
         request.session["late"] = True
+        site.acquires()
         if site.stream:
             return StreamingResponse(site.chunks())
         return RedirectResponse("https://provider.example/app-s-own-logout", 302)

@@ -2,14 +2,19 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 import pytest
 
 from msal_logout_middleware import Cookie, InSession, LogoutEnded, LogoutFailed
+from msal_logout_middleware.caches import home_account_id
+from msal_logout_middleware.ending import Work
 from msal_logout_middleware.provider import Provider
-from tests.rp_initiated.conftest import HOME
-from tests.tokens import CLIENT_ID, TENANT, claims_of
+from msal_logout_middleware.seal import Seal
+from tests.rp_initiated.conftest import HOME, KINDS, SECRET, Site
+from tests.tokens import CLIENT_ID, TENANT, cache_of, claims_of
 
 ANN, BOB = claims_of("ann", login_hint="opaque-hint"), claims_of("bob")
 PROVIDER = f"https://login.microsoftonline.com/{TENANT}/oauth2/v2.0/logout"
@@ -17,6 +22,18 @@ PROVIDER = f"https://login.microsoftonline.com/{TENANT}/oauth2/v2.0/logout"
 
 def sent(answer):
     return {name: values[0] for name, values in parse_qs(urlsplit(answer.location).query).items()}
+
+
+def sign_tokens_in(site, claims):
+    key = home_account_id(claims)
+    assert site.store.replace(key, site.store.load(key).version, cache_of(claims).encode())
+
+
+def signed_in_as(site, claims):
+    """Return what the session engine keeps for somebody, by having them sign in."""
+    before = set(site.records)
+    site.sign_in(claims, cache=False)
+    return site.records[(set(site.records) - before).pop()]
 
 
 def form_of(answer):
@@ -135,6 +152,24 @@ def test_tokens_in_the_session_go_with_it(server_side_site):
     answer = ann.get("/logout")
     assert answer.status == 303
     assert "sub-of-ann" not in repr(dict(site.records))
+
+
+def test_what_the_app_has_added_to_the_claims_does_not_matter():
+    site = Site("flask", KINDS["flask, signed cookie"]).build()
+    claims = {**ANN, "seen": datetime(2026, 1, 1, tzinfo=UTC), "id": uuid4(), "more": [{"a": b"b"}]}
+    ann = site.sign_in(ANN)
+    value = site.app.session_interface.get_signing_serializer(site.app).dumps({"user": claims})
+    ann.cookies["session"] = value
+    assert ann.get("/logout").status == 303
+    assert site.cache(ANN) is None
+    assert site.event_names()[-1] == "LogoutEnded"
+
+
+def test_form_stays_on_this_host_whatever_the_mount_is_said_to_be():
+    site = Site("flask", KINDS["flask, signed cookie"]).build()
+    environ = {"SCRIPT_NAME": "//evil.example"}
+    answer = site.door.call("GET", "/logout", {}, b"", **environ)
+    assert 'action="/evil.example/logout"' in answer.text
 
 
 class TestMethods:
@@ -268,7 +303,7 @@ class TestCrossSite:
         either_door.build()
         ann = either_door.sign_in(ANN)
         token = form_of(ann.get("/logout", site="cross-site"))
-        del ann.cookies["msal_logout_confirm"]
+        del ann.cookies["msal_logout_page"]
         assert ann.post("/logout", token, site="cross-site").status == 200
         assert either_door.cache(ANN)
 
@@ -285,14 +320,14 @@ class TestCrossSite:
         either_door.build(app_view=app_view)
         ann = either_door.sign_in(ANN)
         token = form_of(ann.get("/logout", site="cross-site"))
-        assert "msal_logout_confirm" in ann.cookies
+        assert "msal_logout_page" in ann.cookies
         assert ann.post("/logout", token, site="cross-site").status in (302, 303)
-        assert "msal_logout_confirm" not in ann.cookies
+        assert "msal_logout_page" not in ann.cookies
 
     def test_cookie_of_the_question_is_for_this_site_only(self, either_door):
         either_door.build(post_logout_redirect_uri="https://app.example.com/")
         page = either_door.browser().get("/logout", site="cross-site")
-        cookie = page.set_cookies["__Host-msal_logout_confirm"]
+        cookie = page.set_cookies["__Host-msal_logout_page"]
         assert all(part in cookie for part in ("Secure", "HttpOnly", "SameSite=Strict", "Path=/"))
 
 
@@ -399,6 +434,21 @@ class TestAppView:
         assert ann.get("/logout").body == b"firstsecond"
         assert "sub-of-ann" not in site.seen[0]
         assert "sub-of-ann" not in repr(dict(site.records))
+
+    def test_tokens_that_the_view_acquired_go_too(self, either_door):
+        site = either_door.build(app_view=True)
+        ann = site.sign_in(ANN)
+        site.acquires = lambda: sign_tokens_in(site, ANN)
+        assert ann.get("/logout").status == 302
+        assert site.cache(ANN) is None
+
+    def test_tokens_that_come_after_the_view_s_answer_go_too(self, server_side_site):
+        site = server_side_site.build(app_view=True)
+        site.stream = True
+        ann = site.sign_in(ANN)
+        site.acquires_late = lambda: sign_tokens_in(site, ANN)
+        ann.get("/logout")
+        assert site.cache(ANN) is None
 
     def test_cross_site_request_does_not_reach_it(self, either_door):
         either_door.build(app_view=True)
@@ -543,6 +593,94 @@ class TestFaults:
         assert "sub-of-ann" not in repr(dict(site.records))
         assert site.store.open_rows() == 0
 
+    def test_another_try_is_for_the_browser_that_was_shown_the_page(self, either_door):
+        site = either_door
+        site.store = Faulty(site.store, end=0)
+        site.build()
+        ann, mallory = site.sign_in(ANN), site.sign_in(BOB)
+        site.store.failures["end"] = 10**9
+        token = form_of(ann.get("/logout"))
+        mallorys_token = form_of(mallory.get("/logout"))
+        site.store.failures["end"] = 0
+
+        mallory.cookies.clear()
+        assert mallory.post("/logout", token, site="cross-site").status == 200
+        ann.post("/sign-in", {"claims": json.dumps(ANN)})
+        asked = ann.post("/logout", mallorys_token, site="cross-site")
+        assert asked.status == 200
+        assert "session" in ann.cookies
+        assert site.event_names()[-1] == "LogoutRefused"
+
+    def test_another_try_works_once(self, either_door):
+        site = either_door
+        site.store = Faulty(site.store, end=0)
+        site.build()
+        ann = site.sign_in(ANN)
+        site.store.failures["end"] = 10**9
+        token = form_of(ann.get("/logout"))
+        site.store.failures["end"] = 0
+        assert ann.post("/logout", token, site="cross-site").status == 303
+        ann.post("/sign-in", {"claims": json.dumps(ANN)})
+        assert ann.post("/logout", token, site="cross-site").status == 200
+        assert "session" in ann.cookies
+
+    def test_what_the_journal_holds_is_no_retry_token(self, either_door):
+        site = either_door.build()
+        ann = site.sign_in(ANN)
+        work = Work(None, "handle", ANN).as_json() | {"nonce": "n"}
+        ann.cookies["msal_logout_page"] = "n"
+        sealed = Seal([SECRET]).seal("journal", work).decode()
+        assert ann.post("/logout", {"retry": sealed}, site="cross-site").status == 200
+        assert site.cache(ANN)
+
+    def test_session_that_somebody_else_has_taken_over_is_left_alone(self, server_side_site):
+        site = server_side_site
+        broken = site.build(wrap=Broken).session
+        ann = site.sign_in(ANN)
+        broken.keeps = True
+        page = form_of(ann.get("/logout"))
+        broken.keeps = False
+        bobs = signed_in_as(site, BOB)
+        for name in list(site.records):
+            site.records[name] = bobs
+        assert ann.post("/logout", page).status == 303
+        assert "sub-of-bob" in repr(dict(site.records))
+
+    def test_session_that_cannot_be_read_again_is_left_for_another_try(self, server_side_site):
+        site = server_side_site
+        broken = site.build(wrap=Broken).session
+        ann = site.sign_in(ANN)
+        broken.keeps = True
+        page = ann.get("/logout")
+        broken.keeps, broken.away = False, True
+        again = ann.post("/logout", form_of(page))
+        assert again.status == 503
+        assert "sub-of-ann" in repr(dict(site.records))
+        assert set(site.events[-1].left) == {"read", "session"}
+        broken.away = False
+        assert ann.post("/logout", form_of(again)).status == 303
+        assert "sub-of-ann" not in repr(dict(site.records))
+
+    def test_going_on_to_the_provider_still_leads_back(self, either_door):
+        site = either_door
+        site.store = Faulty(site.store, end=0)
+        site.build(return_to=["/bye"])
+        ann = site.sign_in(ANN)
+        site.store.failures["end"] = 10**9
+        page = ann.get("/logout?return_to=/bye")
+        state = re.search(r"state=([\w-]+)", page.text)[1]
+        assert ann.get(f"/?state={state}").location == "/bye"
+
+    def test_going_on_to_the_provider_posts_what_is_too_long(self, either_door):
+        site = either_door
+        site.store = Faulty(site.store, end=0)
+        site.build(id_token_hint=True, max_url_length=400)
+        bob = site.sign_in(BOB)
+        site.store.failures["end"] = 10**9
+        page = bob.get("/logout")
+        assert f'action="{PROVIDER}"' in page.text
+        assert form_of(page)["id_token_hint"].count(".") == 2
+
     def test_app_view_s_answer_gives_way_to_the_truth(self, either_door):
         either_door.store = Faulty(either_door.store, end=0)
         either_door.build(app_view=True)
@@ -577,6 +715,8 @@ class Broken:
         return self._reader.read(header)
 
     def load(self, session_id):
+        if self.away:
+            raise OSError("storage is away")
         return self._reader.load(session_id)
 
     def delete(self, session_id):
