@@ -78,8 +78,7 @@ class Site:
             self.seen.append(repr(dict(self.records)))
             yield b"second"
             self.records.update(before)
-
-        self.acquires_late()
+            self.acquires_late()
 
         return body()
 
