@@ -13,7 +13,7 @@ READY := $(VENV)/ready
 TYPED := msal_logout_middleware $(wildcard tests/typed_api.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench soak docs mutants build clean
+.PHONY: help setup demo test check lint types bench soak docs mutants build clean
 
 help:
 	@echo "make demo      sign in and out of two small apps, side by side (ARGS=--walk: without a browser)"
@@ -43,9 +43,13 @@ test: $(READY)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-check: $(READY) docs
+check: lint types docs
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/pyright $(TYPED)
 
