@@ -51,7 +51,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy $(TYPED)
-	$(BIN)/pyright $(TYPED)
+	$(BIN)/pyright --pythonpath $(BIN)/python $(TYPED)
 
 bench: $(READY)
 	set -e; for script in bench/*.py; do $(BIN)/python $$script $(ARGS); done
