@@ -1,22 +1,33 @@
-"""Signs users of MSAL web apps out completely: sessions ended, token caches emptied, provider told."""
+"""Signs users of MSAL web apps out completely: session ended, tokens removed, provider told."""
 
-from .caches import InSession, InStore, Shared
-from .events import LogoutEnded, LogoutFailed, LogoutRefused, LogoutStarted
+from .caches import InSession, InStore, Shared, home_account_id
+from .errors import LogoutError, StoreError
+from .events import Event, LogoutEnded, LogoutFailed, LogoutRefused, LogoutStarted
 from .http import Cookie
 from .logout import Logout
 from .provider import Provider
+from .stores.memory import MemoryStore
+from .stores.sqlite import SQLiteStore
+from .token_cache import StoredTokenCache
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Cookie",
+    "Event",
     "InSession",
     "InStore",
     "Logout",
     "LogoutEnded",
+    "LogoutError",
     "LogoutFailed",
     "LogoutRefused",
     "LogoutStarted",
+    "MemoryStore",
     "Provider",
+    "SQLiteStore",
     "Shared",
+    "StoreError",
+    "StoredTokenCache",
+    "home_account_id",
 ]

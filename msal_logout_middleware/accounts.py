@@ -73,37 +73,6 @@ def remove_accounts(cache: bytes | str, claims: Claims) -> Removal:
     return _remove(document, entries, _Accounts.of(_User.of(claims), entries), claims)
 
 
-def remove_home_accounts(cache: bytes | str, home_account_ids: Collection[str]) -> Removal:
-    """Remove every entry of the accounts with these `home_account_id`s, whoever issued them.
-
-    Raises:
-        DamagedCache: The cache cannot be read.
-        LogoutError: Something of the accounts was left: a mistake of ours, and nothing is handed out.
-    """
-    ids = frozenset(home.lower() for home in home_account_ids if home)
-    document = _Document.parse(cache)
-    return _remove(document, document.entries(), _Accounts(_User.of({}), ids, {}), {})
-
-
-def home_account_ids(
-    sections: Mapping[str, Mapping[str, Mapping[str, Any]]], claims: Claims
-) -> frozenset[str]:
-    """Return the `home_account_id`s of a user, as the entries of a token cache spell them.
-
-    Args:
-        sections: Entries by kind and key, as `msal.TokenCache` holds them in memory.
-        claims: ID token claims of the user.
-    """
-    entries = [
-        _Entry.of(kind, key, value)
-        for kind, section in sections.items()
-        if kind != BOOKKEEPING
-        for key, value in section.items()
-    ]
-    accounts = _Accounts.of(_User.of(claims), entries)
-    return frozenset(entry.home for entry in entries if entry.home and accounts.own(entry))
-
-
 class _User(NamedTuple):
     """Who claims are about. `oid` and `tid` are GUIDs, in small letters; what claims do not say is empty."""
 

@@ -47,11 +47,14 @@ class Configuration:
     session_lifetime_seconds: float
     on_event: OnEvent | None
 
-    def handle(self, session: Session) -> str:
-        """Return the handle of a session: a keyed hash of its id, or else of all claims in it."""
+    def handles(self, session: Session) -> tuple[str, ...]:
+        """Return the handle of a session by each secret, the first first.
+
+        It is a keyed hash of the session's id, or else of all claims in it.
+        """
         if session.id is not None:
-            return self.seal.hash("session id", session.id)
-        return self.seal.hash("claims", plain_claims(session.claims))
+            return self.seal.hashes("session id", session.id)
+        return self.seal.hashes("claims", plain_claims(session.claims))
 
     def deletion_headers(self) -> tuple[Header, ...]:
         """Return the headers that delete the session's cookies, and those that the user named."""

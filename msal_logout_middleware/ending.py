@@ -34,24 +34,24 @@ class Work:
 
     Args:
         session_id: The server-side session's id; `None` if the session is in the cookie.
-        handle: The session's handle.
+        handles: The session's handle, by each secret.
         claims: The session's claims.
         row: The journal's row, once there is one.
     """
 
     session_id: str | None = field(repr=False)
-    handle: str
+    handles: tuple[str, ...]
     claims: Claims = field(repr=False)
     row: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the work as a JSON value, to be sealed."""
-        return {"id": self.session_id, "handle": self.handle, "claims": dict(self.claims), "row": self.row}
+        return {"id": self.session_id, "handles": self.handles, "claims": dict(self.claims), "row": self.row}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Work:
         """Return the work that `as_json` made the value of."""
-        return cls(value["id"], value["handle"], value["claims"], value["row"])
+        return cls(value["id"], tuple(value["handles"]), value["claims"], value["row"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Outcome:
 
 def work_of(config: Configuration, session: Session) -> Work:
     """Return what ending a session needs."""
-    return Work(session.id, config.handle(session), plain_claims(session.claims))
+    return Work(session.id, config.handles(session), plain_claims(session.claims))
 
 
 async def end_session(
@@ -149,7 +149,7 @@ async def finish(config: Configuration, outcome: Outcome, world: World, *, chann
 
 async def _mark(config: Configuration, work: Work) -> Ended:
     ending = Ending(
-        handles=(work.handle,),
+        handles=work.handles,
         expires_at=time.time() + config.session_lifetime_seconds,
         work=None if work.row else config.seal.seal("journal", work.as_json()),
     )
@@ -183,7 +183,7 @@ class _Steps:
         while True:
             try:
                 return await step()
-            except Exception as error:  # any engine's error; what failed is said, retried and counted
+            except Exception as error:  # any engine's error; what failed is retried, and said
                 if time.monotonic() + wait > self._until:
                     # Not the error's text, which may quote what it was given.
                     logger.error("logout: %s failed: %s", name, type(error).__name__)  # noqa: TRY400
@@ -194,4 +194,4 @@ class _Steps:
 
 
 def _short(work: Work) -> str:
-    return work.handle[:12]
+    return work.handles[0][:12]

@@ -64,6 +64,6 @@ def _json_object(part: object) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    except ValueError:  # bad base64, not UTF-8, not JSON
+    except (ValueError, RecursionError):  # bad base64, not UTF-8, not JSON, too deep
         return None
     return value if isinstance(value, dict) else None

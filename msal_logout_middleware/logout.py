@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Literal, get_args
+from urllib.parse import unquote, urlsplit
 
 from . import rp_initiated
 from ._drive import World, is_async
@@ -91,8 +91,14 @@ class Logout:
         on_event: OnEvent | None = None,
     ) -> None:
         _check_parts(provider=provider, session=session, store=store, caches=caches)
-        if isinstance(return_to, str):
-            raise TypeError("return_to must be a list of URLs, not one string")
+        lists = {"return_to": return_to, "delete_cookies": delete_cookies, "clear_site_data": clear_site_data}
+        for name, value in (lists | {"methods": methods}).items():
+            if isinstance(value, (str, Cookie)):
+                raise TypeError(f"{name} must be a list, such as {name}=[{value!r}]")
+        if not set(clear_site_data) <= set(get_args(SiteData)):
+            raise ValueError(
+                f"clear_site_data={clear_site_data!r} must be of {', '.join(get_args(SiteData))}"
+            )
         if not methods or not set(methods) <= set(_METHODS):
             raise ValueError(f"methods={tuple(methods)!r} must be 'GET', 'POST' or both")
         if not logout_path.startswith("/") or logout_path.startswith("//") or "?" in logout_path:
@@ -128,7 +134,8 @@ class Logout:
             session_lifetime_seconds=session_lifetime_seconds,
             on_event=on_event,
         )
-        self._return_path = urlsplit(home).path or "/"
+        self._return_path = unquote(urlsplit(home).path) or "/"
+        self._keeps_token_caches = caches is None
 
         where = self._config.caches
         asynchronous = [is_async(store, "load", "end"), is_async(session, "read", "delete"), where.is_async]
@@ -153,14 +160,22 @@ class Logout:
         """Answer a request that `takes` took; `None` if the app is to answer it after all."""
         if request.path == self._config.logout_path:
             return await rp_initiated.log_out(self._config, request, world)
-        return await rp_initiated.came_back(self._config, request)
+        return rp_initiated.came_back(self._config, request)
 
     def token_cache(self, claims: Claims | None = None) -> StoredTokenCache:
         """Return the token cache of a user in `store`, for MSAL, as a context manager.
 
         Args:
             claims: The session's claims; `None` while the user is signing in, since they come with the tokens.
+
+        Raises:
+            ValueError: `caches` says that token caches are elsewhere, so a sign-out would not find this one.
         """
+        if not self._keeps_token_caches:
+            raise ValueError(
+                "token_cache() is for a Logout without caches=: a sign-out looks for token caches where caches= "
+                "says, not in store="
+            )
         key = None if claims is None else self.cache_key(claims)
         return StoredTokenCache(self.store, key=key, cache_key=self.cache_key)
 

@@ -77,9 +77,7 @@ class Provider:
         base = f"https://{host}/{tenant}"
         return cls.from_metadata(
             {
-                "issuer": f"{base}/v2.0",
                 "end_session_endpoint": f"{base}/oauth2/v2.0/logout",
-                "jwks_uri": f"{base}/discovery/v2.0/keys",
             },
             client_id,
         )
@@ -101,8 +99,12 @@ class Provider:
             ValueError: A name cannot be one.
         """
         flows = [user_flow] if isinstance(user_flow, str) else list(user_flow)
-        if not flows or not all(_is_name(name) for name in (tenant, *flows)):
-            raise ValueError("tenant and user_flow must be names, such as 'contoso' and 'B2C_1_signin'")
+        if "." in tenant or not _is_name(tenant):
+            raise ValueError(f"tenant={tenant!r} must be the name before .onmicrosoft.com, such as 'contoso'")
+        if not flows or not all(_is_name(f) and f.upper().startswith(("B2C_1_", "B2C_1A_")) for f in flows):
+            raise ValueError(
+                f"user_flow={user_flow!r} must be names such as 'B2C_1_signin' or 'B2C_1A_signin'"
+            )
         host = host or f"{tenant}.b2clogin.com"
         if not _is_name(host):
             raise ValueError(f"host={host!r} must be a host name, such as 'login.contoso.com'")
@@ -113,7 +115,6 @@ class Provider:
                 flow.lower(): _Endpoints(
                     metadata={
                         "end_session_endpoint": f"{base}/{flow}/oauth2/v2.0/logout",
-                        "jwks_uri": f"{base}/{flow}/discovery/v2.0/keys",
                     }
                 )
                 for flow in flows
@@ -147,7 +148,7 @@ class Provider:
         """Return a provider whose metadata you have (OpenID Connect Discovery 1.0, 3).
 
         Args:
-            metadata: Its members `issuer`, `end_session_endpoint` and `jwks_uri` are used.
+            metadata: Its member `end_session_endpoint` is used (RP-Initiated Logout 1.0, 2.1).
             client_id: The app's client id.
 
         Raises:
@@ -262,9 +263,9 @@ class _Fetch:
 
 
 def _checked(metadata: Metadata) -> Metadata:
-    for name in ("end_session_endpoint", "jwks_uri"):
-        if metadata.get(name) is not None and not _is_endpoint(metadata[name]):
-            raise ProviderError(f"{name} must be an absolute https URL (http only on loopback)")
+    endpoint = metadata.get("end_session_endpoint")
+    if endpoint is not None and not _is_endpoint(endpoint):
+        raise ProviderError("end_session_endpoint must be an absolute https URL (http only on loopback)")
     return dict(metadata)
 
 
@@ -276,7 +277,11 @@ def _is_endpoint(url: Any) -> bool:
         host, _ = parts.hostname, parts.port
     except ValueError:
         return False
-    return bool(host) and "@" not in parts.netloc and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
+    return (
+        bool(host)
+        and "@" not in parts.netloc
+        and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
+    )
 
 
 def _is_name(text: str) -> bool:

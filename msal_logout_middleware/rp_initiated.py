@@ -64,7 +64,7 @@ class AppView:
             The headers to send, or the answer to send in the app's place, because something is left to do.
         """
         if self._outcome is None:
-            return headers
+            return [*headers, *_page_deletion(self._config, self.request)]
         outcome = await look_again(self._config, self._outcome, world)
         self._outcome = outcome = await finish(self._config, outcome, world, channel="rp-initiated")
         self._finished = True
@@ -94,7 +94,7 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
         allow = ("allow", ", ".join((*config.methods, "OPTIONS")))
         if request.method == "OPTIONS":
             return Response(204, (allow, *pages.NO_STORE))
-        text = "" if request.method == "HEAD" else "To sign out, use GET or POST."
+        text = "" if request.method == "HEAD" else f"To sign out, use {' or '.join(config.methods)}."
         return pages.plain(405, text).with_headers(allow)
     if _is_prefetch(request):
         return Response(204, pages.NO_STORE)
@@ -131,7 +131,7 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
     return await _answer(config, request, world, outcome)
 
 
-async def came_back(config: Configuration, request: Request) -> Response | None:
+def came_back(config: Configuration, request: Request) -> Response | None:
     """Answer the provider's redirect back to us, where it is ours (RP-Initiated Logout 1.0, 3).
 
     Returns:
@@ -148,7 +148,6 @@ async def came_back(config: Configuration, request: Request) -> Response | None:
         if isinstance(known, list) and secrets.compare_digest(str(known[0]).encode(), state.encode()):
             target = chosen_target(known[1], config.return_to) or config.post_logout_redirect_uri
             return pages.redirect(target, cookie.delete())
-    await config.tell(LogoutRefused("rp-initiated", "returned with a state that is not this browser's"))
     return None
 
 
@@ -260,7 +259,7 @@ def _is_confirmed(config: Configuration, request: Request, session: Session | No
     """Tell whether the person in this browser was asked about this session, and said yes."""
     token = request.form_value("confirm")
     known = config.seal.verify("confirm", token, max_age_seconds=PAGE_SECONDS)
-    if not isinstance(known, list) or known[1] != _bound_to(config, session):
+    if not isinstance(known, list) or known[1] != _bound_to(config, session):  # signed: timing tells nothing
         return False
     return _was_shown(config, request, str(known[0]))
 
@@ -276,7 +275,7 @@ def _was_shown(config: Configuration, request: Request, nonce: str) -> bool:
 
 
 def _bound_to(config: Configuration, session: Session | None) -> str:
-    return "" if session is None else config.handle(session)
+    return "" if session is None else config.handles(session)[0]
 
 
 def _is_own(config: Configuration, request: Request) -> bool:
@@ -307,8 +306,12 @@ def _own_url(config: Configuration, request: Request) -> str:
 
 
 def _deletions(config: Configuration, request: Request) -> tuple[Header, ...]:
+    return config.deletion_headers() + _page_deletion(config, request)
+
+
+def _page_deletion(config: Configuration, request: Request) -> tuple[Header, ...]:
     page = _page_cookie(config)
-    return config.deletion_headers() + ((page.delete(),) if request.cookies(page.name) else ())
+    return (page.delete(),) if request.cookies(page.name) else ()
 
 
 def _state_cookie(config: Configuration) -> Cookie:

@@ -35,14 +35,12 @@ class Seal:
                 'example the output of: python -c "import secrets; print(secrets.token_urlsafe(32))"'
             )
         if any(len(secret) < _MINIMUM_BYTES for secret in self._secrets):
-            raise ValueError(f"each secret= must have at least {_MINIMUM_BYTES} bytes")
-
-    def hash(self, purpose: str, *parts: Any) -> str:
-        """Return the keyed hash of JSON values, by the first secret."""
-        return _mac(self._hash_keys[0], purpose, parts)
+            raise ValueError(
+                f"secret=, or the framework's own secret in its place, must have at least {_MINIMUM_BYTES} bytes"
+            )
 
     def hashes(self, purpose: str, *parts: Any) -> tuple[str, ...]:
-        """Return the keyed hashes of JSON values by every secret, so that a rotation loses nothing."""
+        """Return the keyed hash of JSON values by each secret, the first first, so that a rotation loses nothing."""
         return tuple(_mac(key, purpose, parts) for key in self._hash_keys)
 
     def seal(self, purpose: str, value: Any) -> bytes:

@@ -26,7 +26,7 @@ from ._drive import is_async, run, run_beside_loop, settle
 from .accounts import BOOKKEEPING, INCARNATIONS
 from .caches import home_account_id
 from .errors import Conflict
-from .grants import Event, id_token_claims, is_sign_in, used_refresh_token
+from .grants import Event, id_token_claims, is_sign_in, is_silent_refresh, used_refresh_token
 from .session import Claims
 from .stores import Loaded, TokenCacheStore
 
@@ -108,6 +108,7 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
         self._incarnations: dict[str, str] = {}
         self._entered = False
         self._origin: _Origin | None = None
+        self._owners: dict[str, str | None] = {}  # of every refresh token that was in this block
         self._changes = _Changes()
         self.key = key
         """The cache key; after a block without a given key, the one that the sign-in led to."""
@@ -162,8 +163,9 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
             RuntimeError: Outside of the `with` block, where it could not be saved.
         """
         with self._lock:
-            if not self._entered:
-                raise RuntimeError("a StoredTokenCache saves tokens only inside its `with` block")
+            self._require_block()
+            if is_silent_refresh(event) and used_refresh_token(event) not in self._owners:
+                return  # it answers another block's request, whose sign-in may have ended since
             self._origin = self._origin_of(event)
             try:
                 super().add(event, **kwargs)
@@ -173,8 +175,14 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
     def modify(
         self, credential_type: str, old_entry: _Entry, new_key_value_pairs: _Entry | None = None
     ) -> None:
-        """Write or remove one entry (MSAL calls this)."""
+        """Write or remove one entry (MSAL calls this).
+
+        Raises:
+            RuntimeError: It is a write, outside of the `with` block, where it could not be saved.
+        """
         with self._lock:
+            if new_key_value_pairs:
+                self._require_block()
             origin = self._origin or self._origin_of_rotation(old_entry, new_key_value_pairs)
             account = _account(old_entry) or origin.account
             place = credential_type, self.key_makers[credential_type](**old_entry)
@@ -183,6 +191,8 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
             before = self._entry(place)
             super().modify(credential_type, old_entry, new_key_value_pairs)
             after = self._entry(place)
+            if credential_type == _Kind.REFRESH_TOKEN and after is not None:
+                self._owners[after["secret"]] = account
             if after != before:
                 self._record(place, before, after, _Origin(account, origin.signed_in))
 
@@ -205,10 +215,8 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
             changes.sign_ins += filter(None, [id_token_claims(event)])
         if signed_in:
             changes.own_refresh_tokens |= {event["response"].get("refresh_token")} - {None}
-        tokens = self._cache.get(_Kind.REFRESH_TOKEN, {}).values()
         # MSAL stores an access token without its owner if the response names none: the refresh token knows.
-        owner = next((_account(token) for token in tokens if used and token.get("secret") == used), None)
-        return _Origin(owner, signed_in)
+        return _Origin(self._owners.get(used or ""), signed_in)
 
     def _origin_of_rotation(self, old: _Entry, new: _Entry | None) -> _Origin:
         signed_in = old.get("secret") in self._changes.own_refresh_tokens
@@ -222,6 +230,10 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
             return False
         earlier = self._changes.entries.get(place)
         return account in self._changes.removed or (earlier is not None and earlier.origin.signed_in)
+
+    def _require_block(self) -> None:
+        if not self._entered:
+            raise RuntimeError("a StoredTokenCache saves tokens only inside its `with` block")
 
     def _entry(self, place: _Place) -> _Entry | None:
         kind, key = place
@@ -240,8 +252,11 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
             self._entered = False
             raise
         document = _readable(self._row)
+        tokens = document.get(_Kind.REFRESH_TOKEN, {}).values()
         with self._lock:
             self._incarnations = _incarnations(document)
+            self._owners = {token.get("secret", ""): _account(token) for token in tokens}
+            self._changes = _Changes()
             self._cache = document
 
     async def _exit(self, *, raised: bool) -> None:

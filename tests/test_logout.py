@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 
-from msal_logout_middleware import InSession, InStore, Logout, Provider, asgi, wsgi
+from msal_logout_middleware import Cookie, InSession, InStore, Logout, Provider, asgi, wsgi
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores.memory import MemoryStore
@@ -40,6 +40,11 @@ def starlette_session():
         ({"store": MemoryStore}, TypeError, "store must be an object"),
         ({"caches": "_token_cache"}, TypeError, "caches must be an object such as InSession"),
         ({"return_to": "/bye"}, TypeError, "return_to must be a list"),
+        ({"delete_cookies": "remember"}, TypeError, r"delete_cookies=\['remember'\]"),
+        ({"delete_cookies": Cookie("remember")}, TypeError, "delete_cookies must be a list"),
+        ({"clear_site_data": "cache"}, TypeError, "clear_site_data must be a list"),
+        ({"clear_site_data": ["everything"]}, ValueError, "clear_site_data="),
+        ({"methods": "GET"}, TypeError, "methods must be a list"),
         ({"return_to": ["//evil"]}, ValueError, "return_to="),
         ({"methods": []}, ValueError, "methods="),
         ({"methods": ["PUT"]}, ValueError, "methods="),
@@ -77,6 +82,16 @@ def test_asynchronous_parts_are_refused_under_wsgi():
         assert logout.is_async
         with pytest.raises(TypeError, match="synchronous"):
             wsgi.LogoutMiddleware(Flask("x").wsgi_app, logout)
+
+
+def test_token_cache_that_a_sign_out_would_not_find_is_refused():
+    with pytest.raises(ValueError, match="without caches="):
+        make(caches=InSession()).token_cache({"sub": "ann"})
+
+
+def test_return_path_is_compared_as_the_app_routes_it():
+    logout = make(post_logout_redirect_uri="https://app.example.com/%61b")
+    assert logout.takes("GET", "/ab", "", "state=x")
 
 
 @pytest.mark.parametrize("door", [asgi, wsgi])

@@ -21,7 +21,7 @@ SECRET = "live-credential"
         Request("GET", "/", f"code={SECRET}", (("cookie", SECRET),), body=SECRET.encode()),
         Response(200, (("set-cookie", SECRET),), SECRET.encode()),
         Removed({}, id_token=SECRET),
-        Work(SECRET, "h", {"sub": SECRET}),
+        Work(SECRET, ("h",), {"sub": SECRET}),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import jwt
 import msal
 import pytest
 
@@ -617,3 +618,69 @@ def test_nothing_but_our_own_logger_is_used_and_it_names_nobody(store, endpoint,
     sign_in(store, endpoint)
     assert TENANT not in caplog.text
     assert ISSUER not in caplog.text
+
+
+def test_late_answer_of_an_earlier_block_is_dropped(store):
+    cache = StoredTokenCache(store, key="ann", cache_key=lambda _: "ann")
+    with cache:
+        cache.add(signed_in_event("rt-of-ended-session"))
+    store.replace("ann", store.load("ann").version, None)
+    with cache:
+        cache.add(signed_in_event("rt-of-new-session"))
+    with cache:
+        cache.add(refreshed_event(used="rt-of-ended-session", new="rt-rotated"))
+    assert b"rt-of-new-session" in store.load("ann").data
+    assert b"rt-rotated" not in store.load("ann").data
+
+
+def test_write_after_the_block_is_told_and_not_saved_by_the_next(store):
+    cache = StoredTokenCache(store, key="ann", cache_key=lambda _: "ann")
+    with cache:
+        cache.add(signed_in_event("rt"))
+        (token,) = cache.search("RefreshToken")
+    store.replace("ann", store.load("ann").version, None)
+    with pytest.raises(RuntimeError, match="inside its `with` block"):
+        cache.update_rt(token, "rt-late")
+    cache.remove_rt(token)
+    with cache:
+        pass
+    assert store.load("ann").data is None
+
+
+def test_second_silent_answer_without_an_owner_follows_the_rotated_token(store):
+    with StoredTokenCache(store, key="ann", cache_key=lambda _: "ann") as cache:
+        cache.add(signed_in_event("rt1"))
+    with StoredTokenCache(store, key="ann", cache_key=lambda _: "ann") as cache:
+        (token,) = cache.search("RefreshToken")
+        cache.add(ownerless_event(used="rt1"))
+        cache.update_rt(token, "rt2")
+        store.replace("ann", store.load("ann").version, None)
+        cache.add(ownerless_event(used="rt1"))
+    assert store.load("ann").data is None
+
+
+def signed_in_event(refresh_token):
+    return event("authorization_code", {"refresh_token": refresh_token, "id_token": ID_TOKEN}, {})
+
+
+def refreshed_event(*, used, new):
+    response = {"refresh_token": new, "id_token": ID_TOKEN}
+    return event("refresh_token", response, {"refresh_token": used}) | {"skip_account_creation": True}
+
+
+def ownerless_event(*, used):
+    return event("refresh_token", {}, {"refresh_token": used}) | {"skip_account_creation": True}
+
+
+ID_TOKEN = jwt.encode({"iss": "https://op.example", "sub": "ann", "aud": "app"}, "k" * 32, algorithm="HS256")
+
+
+def event(grant_type, response, data):
+    return {
+        "client_id": "app",
+        "scope": ["s"],
+        "token_endpoint": "https://op.example/t/token",
+        "grant_type": grant_type,
+        "response": {"access_token": "at", "expires_in": 3600, **response},
+        "data": data,
+    }

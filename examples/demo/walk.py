@@ -95,7 +95,6 @@ class _Walk:
         self._check(app, alice.username not in standing.users(), "the token cache has no entry of hers")
         self._check(app, not _cookies(self._alices, app), "her browser has no cookie of the app")
         self._check(app, standing.unfinished == 0, "nothing is left to do")
-        app.view.store.sweep()  # SQLite's log holds old pages until it is emptied
         on_disk = _on_disk(app, [*tokens, alice.username.encode(), alice.oid.encode()])
         self._check(app, not on_disk, "the app's files hold no byte of her tokens, username and object id")
         self._check(

@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -224,6 +224,8 @@ class SQLiteStore:
         """Clear a journal row; no error if it is gone."""
         with self._changing() as (db, _):
             db.execute("DELETE FROM journal WHERE name = ?", (row,))
+        with suppress(StoreError):  # somebody reads: the next one empties it
+            self._database.empty_log()  # which still holds what the sign-out removed
 
     def marks_since(self, cursor: int, *, limit: int) -> Marks:
         """Return unexpired marks after a cursor (0: from the start), at most `limit`, in order.
@@ -518,9 +520,12 @@ class _Database:
                 f"the store's database {self._path} was deleted and its log was not: put the database back,"
                 f" or remove {' and '.join(map(str, logs))} as well"
             )
+        file = self._path.resolve()  # a link that leads nowhere yet is one that SQLite would follow
         try:
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
+            if file.stat().st_size == 0:
+                file.chmod(0o600)
             return
         if self._was_there:
             logger.warning(

@@ -9,7 +9,7 @@ import msal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msal_logout_middleware.accounts import BOOKKEEPING, home_account_ids, remove_accounts
+from msal_logout_middleware.accounts import BOOKKEEPING, remove_accounts
 from msal_logout_middleware.errors import DamagedCache
 
 from .handmade import app_only, entra_claims, generic_claims, sign_in, token
@@ -91,7 +91,7 @@ def test_removing_one_user_never_touches_the_other(alice, bob, events, style, wi
     after = without_times(removal.cache)
     assert {k: v for k, v in after.items() if k not in {"AppMetadata", BOOKKEEPING} and v} == expected
     assert removal.cache.decode() == json.dumps(json.loads(removal.cache), **style)
-    assert home_account_ids(json.loads(removal.cache), claims[True]) == frozenset()
+    assert remove_accounts(removal.cache, claims[True]).removed == {}
 
 
 def without_times(cache):

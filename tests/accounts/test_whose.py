@@ -11,9 +11,7 @@ from msal_logout_middleware import accounts
 from msal_logout_middleware.accounts import (
     BOOKKEEPING,
     INCARNATIONS,
-    home_account_ids,
     remove_accounts,
-    remove_home_accounts,
 )
 from msal_logout_middleware.errors import LogoutError
 
@@ -317,25 +315,6 @@ def test_newest_id_token_of_the_claims_is_handed_out():
     assert removal.id_token not in repr(removal)
     assert HOME not in repr(removal)
     assert remove_accounts(cache, entra_claims(aud="unknown")).id_token is None
-
-
-def test_live_cache_tells_the_home_account_ids_of_a_user():
-    cache = msal.TokenCache()
-    for claims in (entra_claims(), entra_claims(BOB), generic_claims()):
-        sign_in(cache, claims)
-    sections = {**cache._cache, BOOKKEEPING: {INCARNATIONS: {HOME: "x"}}}
-    assert home_account_ids(sections, entra_claims()) == {HOME}
-    assert home_account_ids(sections, generic_claims()) == {"42"}
-    assert home_account_ids(sections, generic_claims("43")) == frozenset()
-
-
-def test_accounts_are_removed_by_home_account_id():
-    cache = json.dumps(cache_of(entra_claims(), entra_claims(BOB)))
-    removal = remove_home_accounts(cache, [HOME.upper(), ""])
-    assert removal.removed == {"AccessToken": 1, "RefreshToken": 1, "IdToken": 1, "Account": 1}
-    assert HOME not in json.dumps({**json.loads(removal.cache), BOOKKEEPING: None})
-    assert BOB not in repr(removal)
-    assert removal.id_token is None
 
 
 def test_cache_of_nobody_else_is_none():

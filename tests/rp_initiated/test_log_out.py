@@ -627,7 +627,7 @@ class TestFaults:
     def test_what_the_journal_holds_is_no_retry_token(self, either_door):
         site = either_door.build()
         ann = site.sign_in(ANN)
-        work = Work(None, "handle", ANN).as_json() | {"nonce": "n"}
+        work = Work(None, ("handle",), ANN).as_json() | {"nonce": "n"}
         ann.cookies["msal_logout_page"] = "n"
         sealed = Seal([SECRET]).seal("journal", work).decode()
         assert ann.post("/logout", {"retry": sealed}, site="cross-site").status == 200

@@ -608,3 +608,27 @@ def test_cache_key_does_not_stand_in_the_file(tmp_path):
     assert store.replace("oid-of-ann", store.load("oid-of-ann").version, None)
     store.close()
     assert b"oid-of-ann" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("already", ["empty", "dangling link"])
+def test_file_that_was_there_already_is_readable_by_its_owner_only(tmp_path, already):
+    path, target = tmp_path / "logout.db", tmp_path / "elsewhere.db"
+    if already == "empty":
+        path.touch(0o644)
+    else:
+        path.symlink_to(target)
+    store = SQLiteStore(path)
+    store.replace("ann", "", b"tokens")
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert set(modes.values()) == {0o600}, modes
+    store.close()
+
+
+def test_what_a_sign_out_removed_is_not_on_disk_once_its_journal_is_cleared(tmp_path):
+    store = SQLiteStore(tmp_path / "logout.db")
+    store.replace("ann", "", b"live-credential" * 100)
+    row = store.end(Ending(handles=("h",), work=b"work", expires_at=4e9)).row
+    store.replace("ann", store.load("ann").version, None)
+    store.finish(row)
+    assert b"live-credential" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    store.close()

@@ -63,7 +63,6 @@ def test_sign_out_behind_uvicorn(tell, alice, bob):
         assert not story.provider.sessions(alice)
         assert [cookie for cookie in alices.cookies if cookie.host == "localhost"] == []
         assert store.load(alice.sub).data is None
-        store.sweep()
         assert story.found(tokens) == set()
         story.calls_api(bobs, bob)
         story.sign_in(alice, alices)
