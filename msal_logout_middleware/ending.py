@@ -74,6 +74,35 @@ class Outcome:
         return not self.left
 
 
+class Steps:
+    """Does the steps of one sign-out: each at least once, and again until the bound that they share is reached.
+
+    Args:
+        config: How long to retry.
+        world: Where to wait before a retry.
+    """
+
+    def __init__(self, config: Configuration, world: World) -> None:
+        self.left: list[str] = []
+        self._world = world
+        self._until = time.monotonic() + config.retry_seconds
+
+    async def do(self, name: str, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Return a step's result; `None`, and its name in `left`, if it failed to the last."""
+        wait = _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                return await step()
+            except Exception as error:  # any engine's error; what failed is retried, and said
+                if time.monotonic() + wait > self._until:
+                    # Not the error's text, which may quote what it was given.
+                    logger.error("logout: %s failed: %s", name, type(error).__name__)  # noqa: TRY400
+                    self.left.append(name)
+                    return None
+            await settle(self._world.sleep(wait))
+            wait *= 2
+
+
 def work_of(config: Configuration, session: Session) -> Work:
     """Return what ending a session needs."""
     return Work(session.id, config.handles(session), plain_claims(session.claims))
@@ -83,7 +112,7 @@ async def end_session(
     config: Configuration,
     work: Work,
     session: Session | None,
-    world: World,
+    steps: Steps,
     *,
     channel: Channel,
     view_follows: bool = False,
@@ -94,7 +123,7 @@ async def end_session(
         config: The configuration.
         work: The session to end.
         session: The session's contents, where they are known.
-        world: Where to wait before a retry.
+        steps: Does the steps.
         channel: How the sign-out started.
         view_follows: The app's own view is still to be called with the session; `look_again` and `finish` come
             after it.
@@ -103,7 +132,6 @@ async def end_session(
         What was done, and what is left. Nothing is raised for a part that failed.
     """
     await config.tell(LogoutStarted(channel, _short(work)))
-    steps = _Steps(config, world)
     ended = await steps.do("mark", lambda: _mark(config, work))
     if ended is not None:
         work = replace(work, row=ended.row or work.row)
@@ -119,12 +147,11 @@ async def end_session(
     elif not view_follows:
         await steps.do("session", lambda: _delete(config, work))
     outcome = Outcome(work, tuple(steps.left), removed or Removed({}))
-    return outcome if view_follows else await finish(config, outcome, world, channel=channel)
+    return outcome if view_follows else await finish(config, outcome, steps, channel=channel)
 
 
-async def look_again(config: Configuration, outcome: Outcome, world: World) -> Outcome:
+async def look_again(config: Configuration, outcome: Outcome, steps: Steps) -> Outcome:
     """Remove the accounts and delete the session once more: the app has been called, and may have saved late."""
-    steps = _Steps(config, world)
     claims = outcome.work.claims
     late = await steps.do("accounts", lambda: settle(config.caches.remove_accounts(claims, None)))
     await steps.do("session", lambda: _delete(config, outcome.work))
@@ -133,11 +160,10 @@ async def look_again(config: Configuration, outcome: Outcome, world: World) -> O
     return replace(outcome, left=(*left, *steps.left), removed=replace(outcome.removed, counts=dict(counts)))
 
 
-async def finish(config: Configuration, outcome: Outcome, world: World, *, channel: Channel) -> Outcome:
+async def finish(config: Configuration, outcome: Outcome, steps: Steps, *, channel: Channel) -> Outcome:
     """Clear the journal's row if nothing is left, and tell what happened."""
     row = outcome.work.row
     if outcome.complete and row is not None:
-        steps = _Steps(config, world)
         await steps.do("journal", lambda: settle(config.store.finish(row)))
         outcome = replace(outcome, left=tuple(steps.left))
     if outcome.complete:
@@ -168,29 +194,6 @@ async def _delete(config: Configuration, work: Work) -> None:
 def _is_same_user(session: Session, work: Work) -> bool:
     claims = session.claims
     return claims is None or all(claims.get(name) == work.claims.get(name) for name in ("iss", "sub"))
-
-
-class _Steps:
-    """Does steps that can fail: each is retried until the bound that they share is reached."""
-
-    def __init__(self, config: Configuration, world: World) -> None:
-        self.left: list[str] = []
-        self._world = world
-        self._until = time.monotonic() + config.retry_seconds
-
-    async def do(self, name: str, step: Callable[[], Awaitable[T]]) -> T | None:
-        wait = _FIRST_WAIT_SECONDS
-        while True:
-            try:
-                return await step()
-            except Exception as error:  # any engine's error; what failed is retried, and said
-                if time.monotonic() + wait > self._until:
-                    # Not the error's text, which may quote what it was given.
-                    logger.error("logout: %s failed: %s", name, type(error).__name__)  # noqa: TRY400
-                    self.left.append(name)
-                    return None
-            await settle(self._world.sleep(wait))
-            wait *= 2
 
 
 def _short(work: Work) -> str:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -19,14 +18,12 @@ from urllib.parse import quote, urlencode
 from . import pages
 from ._drive import World, settle
 from .configuration import Configuration
-from .ending import Outcome, Work, end_session, finish, look_again, work_of
+from .ending import Outcome, Steps, Work, end_session, finish, look_again, work_of
 from .events import LogoutFailed, LogoutRefused
 from .http import Cookie, Header, Request, Response, SameSite
 from .provider import end_session_url
 from .session import Claims, Session
 from .targets import chosen_target, origin_of
-
-logger = logging.getLogger("msal_logout_middleware")
 
 PAGE_SECONDS = 3600
 STATE_SECONDS = 3600
@@ -65,11 +62,12 @@ class AppView:
         """
         if self._outcome is None:
             return [*headers, *_page_deletion(self._config, self.request)]
-        outcome = await look_again(self._config, self._outcome, world)
-        self._outcome = outcome = await finish(self._config, outcome, world, channel="rp-initiated")
+        steps = Steps(self._config, world)
+        outcome = await look_again(self._config, self._outcome, steps)
+        self._outcome = outcome = await finish(self._config, outcome, steps, channel="rp-initiated")
         self._finished = True
         if not outcome.complete and self._config.on_store_error == "page":
-            onward = _Onward(self._config.landing_page, None, ())
+            onward = await _onward(self._config, self.request, world, outcome.work.claims, None)
             return _failure(self._config, self.request, outcome.work.as_json(), onward)
         kept = [(name, value) for name, value in headers if not self._sets_session(name, value)]
         return [*kept, *_deletions(self._config, self.request)]
@@ -78,9 +76,10 @@ class AppView:
         """Look once more, now that the app has returned: streams and background tasks save late."""
         if self._outcome is None:
             return
-        outcome = await look_again(self._config, self._outcome, world)
+        steps = Steps(self._config, world)
+        outcome = await look_again(self._config, self._outcome, steps)
         if not self._finished or set(outcome.left) - set(self._outcome.left):
-            await finish(self._config, outcome, world, channel="rp-initiated")
+            await finish(self._config, outcome, steps, channel="rp-initiated")
 
     def _sets_session(self, name: str, value: str) -> bool:
         return name.lower() == "set-cookie" and any(
@@ -101,12 +100,12 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
     if (retry := _retry(config, request)) is not None:
         return await _try_again(config, request, world, retry)
 
-    try:
-        session = await settle(config.session.read(request.cookie_header))
-    except Exception as error:  # any session engine's error: we cannot tell who this is
+    steps = Steps(config, world)
+    session = await steps.do("read", lambda: settle(config.session.read(request.cookie_header)))
+    if steps.left:  # who this is cannot be told
         if not _is_own(config, request):
             return _ask(config, request, None)
-        return await _unreadable(config, request, error)
+        return await _unreadable(config, request, world)
 
     confirmed = _is_confirmed(config, request, session)
     if not confirmed and not _is_own(config, request):
@@ -118,7 +117,7 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
         if session is not None and session.claims is not None:
             work = work_of(config, session)
             outcome = await end_session(
-                config, work, session, world, channel="rp-initiated", view_follows=True
+                config, work, session, steps, channel="rp-initiated", view_follows=True
             )
         # The page that asked posts a form of ours; the app gets the request that it would have had without it.
         method = "GET" if "GET" in config.methods else config.methods[0]
@@ -127,7 +126,7 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
 
     if session is None or session.claims is None:
         return _forward(await _onward(config, request, world, {}, None))
-    outcome = await end_session(config, work_of(config, session), session, world, channel="rp-initiated")
+    outcome = await end_session(config, work_of(config, session), session, steps, channel="rp-initiated")
     return await _answer(config, request, world, outcome)
 
 
@@ -161,16 +160,16 @@ def _retry(config: Configuration, request: Request) -> dict[str, Any] | None:
 async def _try_again(
     config: Configuration, request: Request, world: World, known: dict[str, Any]
 ) -> Response:
+    steps = Steps(config, world)
     if "cookie" not in known:
-        outcome = await end_session(config, Work.from_json(known), None, world, channel="rp-initiated")
+        outcome = await end_session(config, Work.from_json(known), None, steps, channel="rp-initiated")
         return await _answer(config, request, world, outcome)
-    try:
-        session = await settle(config.session.read(known["cookie"]))
-    except Exception as error:  # still away
-        return await _unreadable(config, request, error, cookie_header=known["cookie"])
+    session = await steps.do("read", lambda: settle(config.session.read(known["cookie"])))
+    if steps.left:  # still away
+        return await _unreadable(config, request, world, cookie_header=known["cookie"])
     if session is None or session.claims is None:
         return _forward(await _onward(config, request, world, {}, None))
-    outcome = await end_session(config, work_of(config, session), session, world, channel="rp-initiated")
+    outcome = await end_session(config, work_of(config, session), session, steps, channel="rp-initiated")
     return await _answer(config, request, world, outcome)
 
 
@@ -233,19 +232,21 @@ def _failure(config: Configuration, request: Request, work: dict[str, Any], onwa
     page = pages.failure(
         _own_url(config, request), token=token, onward_url=onward.url, onward_fields=onward.fields
     )
-    page = page.with_headers(*(onward.headers or config.deletion_headers()))
+    page = page.with_headers(*onward.headers)
     return page.with_headers(_page_cookie(config).set(nonce, max_age_seconds=PAGE_SECONDS))
 
 
 async def _unreadable(
-    config: Configuration, request: Request, error: Exception, cookie_header: str | None = None
+    config: Configuration, request: Request, world: World, cookie_header: str | None = None
 ) -> Response:
-    logger.error("logout: the session could not be read: %s", type(error).__name__)
     await config.tell(LogoutFailed("rp-initiated", "unknown", ("read",)))
-    names = {cookie.name for cookie in config.session.cookies}
+    onward = await _onward(config, request, world, {}, None)
+    if config.on_store_error == "redirect":
+        return _forward(onward)
     if cookie_header is None:
+        names = {cookie.name for cookie in config.session.cookies}
         cookie_header = "; ".join(f"{n}={v}" for n in names for v in request.cookies(n))
-    return _failure(config, request, {"cookie": cookie_header}, _Onward(config.landing_page, None, ()))
+    return _failure(config, request, {"cookie": cookie_header}, onward)
 
 
 def _ask(config: Configuration, request: Request, session: Session | None) -> Response:

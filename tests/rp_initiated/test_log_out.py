@@ -579,6 +579,20 @@ class TestFaults:
         assert ann.post("/logout", form_of(again)).status == 303
         assert site.cache(ANN) is None
 
+    def test_session_store_that_is_away_for_a_moment_is_asked_again(self, either_door):
+        broken = either_door.build(wrap=Broken, retry_seconds=5.0).session
+        ann = either_door.sign_in(ANN)
+        broken.failures = 1
+        assert ann.get("/logout").status == 303
+        assert either_door.event_names() == ["LogoutStarted", "LogoutEnded"]
+
+    def test_redirect_in_silence_goes_for_a_session_store_that_is_away_too(self, either_door):
+        broken = either_door.build(wrap=Broken, on_store_error="redirect").session
+        ann = either_door.sign_in(ANN)
+        broken.away = True
+        assert ann.get("/logout").location.startswith(PROVIDER)
+        assert isinstance(either_door.events[-1], LogoutFailed)
+
     def test_session_that_cannot_be_deleted_is_said(self, server_side_site):
         site = server_side_site
         broken = site.build(wrap=Broken).session
@@ -705,13 +719,15 @@ class Broken:
     def __init__(self, reader):
         self._reader = reader
         self.away = self.keeps = False
+        self.failures = 0
         self.blocking = getattr(reader, "blocking", True)
 
     cookies = property(lambda self: self._reader.cookies)
     secret = property(lambda self: self._reader.secret)
 
     def read(self, header):
-        if self.away:
+        self.failures -= 1
+        if self.away or self.failures >= 0:
             raise OSError("storage is away")
         return self._reader.read(header)
 
