@@ -1,7 +1,7 @@
 """Driving a flow: one coroutine, run to its end by a thread or awaited by an event loop.
 
-1. A flow never touches a socket, a thread or an event loop. What it calls may answer with a value or with
-   an awaitable; `settle` makes a value of both.
+1. A flow knows of no sockets, threads or event loops. What it calls may answer with a value or with an
+   awaitable; `settle` makes a value of both.
 2. `run` drives a flow whose parts are all sync. It never waits: a part that suspends is a mistake, and told.
 3. `run_beside_loop` drives a flow in a worker thread and sends what must be awaited back to the loop.
 """

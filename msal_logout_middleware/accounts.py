@@ -1,4 +1,4 @@
-"""Pure functions: a serialized token cache in, the same cache without a user out.
+"""Takes a user out of a serialized token cache, in pure functions.
 
 1. A user is found by what the provider signed into the cached tokens, then by account entries, then by what the
    claims imply. Never by username: two accounts may have the same.

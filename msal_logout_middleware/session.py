@@ -27,7 +27,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One sign-in of one user at this app, as the framework keeps it.
+    """A sign-in at this app, as it stands in the framework's session.
 
     Args:
         id: The server-side session id; `None` where the whole session is in the cookie. A live credential.

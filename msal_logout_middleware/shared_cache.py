@@ -4,8 +4,8 @@
    app that holds the cache already needs no change. All that follows happens under the cache's own lock.
 2. An index leads from claims to accounts, and from an account to its entries: nothing is ever searched.
    It finds what `accounts.remove_accounts` finds.
-3. A silent refresh is kept only if the refresh token that it used is still here, or was rotated here
-   into one that is. A removal takes that away, and signing in again does not bring it back.
+3. A silent refresh rests on a refresh token. What it brings is dropped where that token has gone, other than by
+   a rotation in this cache. A removal takes it away, and signing in again does not bring it back.
 4. Any other late answer that is no sign-in (on-behalf-of, an imported refresh token) has no such link. It is
    refused for as long after the removal as a request can last.
 """

@@ -1,4 +1,4 @@
-"""The app's side: an `msal.SerializableTokenCache` that loads from a store, saves to it, and never undoes a sign-out.
+"""What the app hands to MSAL: a token cache that is loaded from a store and saved there without undoing a sign-out.
 
 1. What MSAL writes is recorded, entry by entry. Only that is saved, merged into the row as it stands *then*.
    What was merely loaded is never written again: it may have been removed meanwhile.

@@ -1,4 +1,4 @@
-"""What a store keeps: token caches, the session index, ended marks, the journal, seen `jti`s.
+"""The contracts of a store: what it is asked to keep, and how it must keep it.
 
 `TokenCacheStore` is the interface for your own database: two methods. `SessionIndex` is what the shipped
 stores implement beside it. Each method may be a plain or a coroutine function.
