@@ -1,6 +1,6 @@
 """To end a session: mark it, delete it, remove its accounts, verify. Every kind of logout comes through here.
 
-1. The mark comes first, with the journal, in one store operation: from then on the session is dead, and what is
+1. The mark comes first, with the journal, in one store operation: it says that the session has ended, and what is
    left to do is known to every worker.
 2. A step that fails is retried within a bound, and does not keep the other steps from being done.
 3. The journal's row is cleared last, and only if every step was verified. Only then is the session ended.

@@ -61,7 +61,7 @@ def failure(action: str, *, token: str, onward_url: str, onward_fields: Mapping[
     return _page(
         503,
         "Signing out could not be completed",
-        "<p>This browser is signed out of this app, but some of what the app keeps for you could not be "
+        "<p>The cookie in this browser is deleted, but some of what the app keeps for you could not be "
         "removed yet. Please try again in a moment.</p>"
         + _form(action, {"retry": token}, "Try again")
         + onward,

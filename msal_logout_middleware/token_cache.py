@@ -73,7 +73,8 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
 
         with StoredTokenCache(store, key=key) as cache:  # or `async with`
             app = msal.ConfidentialClientApplication(..., token_cache=cache)
-            result = app.acquire_token_silent(scopes, account=app.get_accounts()[0])
+            accounts = app.get_accounts()
+            result = app.acquire_token_silent(scopes, account=accounts[0]) if accounts else None
 
     The row is loaded on entering. On leaving, what MSAL added or removed is saved, if it did; also when the block
     raised (a refresh token that the provider has rotated must not be lost), but then without a sign-in:
