@@ -1,5 +1,7 @@
 """The ASGI door, where it is unlike the WSGI door."""
 
+import threading
+
 import anyio
 import pytest
 from starlette.middleware import Middleware
@@ -145,10 +147,16 @@ def test_view_that_raises_leaves_nothing_half_ended():
 
 
 def test_store_that_waits_does_so_in_a_thread(tmp_path):
-    store = SQLiteStore(tmp_path / "logout.db")
+    class Store(SQLiteStore):
+        def end(self, ending):
+            self.thread = threading.get_ident()
+            return super().end(ending)
+
+    store = Store(tmp_path / "logout.db")
     door = AsgiDoor(make(store=store))
     answer = door.call("GET", "/logout", SAME | {"cookie": session_cookie(claims_of("ann"))}, b"")
     assert answer.status == 303
+    assert store.thread != threading.get_ident()
     assert store.open_rows() == 0
     assert len(store.marks_since(0, limit=10).marks) == 1
     store.close()
