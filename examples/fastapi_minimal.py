@@ -1,6 +1,7 @@
 """A FastAPI app that signs in with MSAL and out completely: `uvicorn examples.fastapi_minimal:app`.
 
-Register http://localhost:8000/redirect and http://localhost:8000/ as its redirect URIs.
+Set TENANT_ID, CLIENT_ID, CLIENT_SECRET and SECRET_KEY in the environment, and
+register http://localhost:8000/redirect and http://localhost:8000/ as its redirect URIs.
 """
 
 from __future__ import annotations

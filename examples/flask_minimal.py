@@ -1,6 +1,7 @@
 """A Flask app that signs in with `identity` and out completely: `flask --app examples.flask_minimal run`.
 
-Register http://localhost:5000/redirect and http://localhost:5000/ as its redirect URIs.
+Set TENANT_ID, CLIENT_ID, CLIENT_SECRET and SECRET_KEY in the environment, and
+register http://localhost:5000/redirect and http://localhost:5000/ as its redirect URIs.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import anyio
 
 from ._drive import BlockingWorld, LoopWorld, World, run_beside_loop
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
-from .logout import AppView, Logout
+from .logout import AppView, Logout, check_app
 from .pages import plain
 
 T = TypeVar("T")
@@ -29,17 +29,21 @@ class LogoutMiddleware:
         logout: How users are signed out.
 
     Raises:
-        TypeError: `logout` is not a `Logout`.
+        TypeError: `app` is not an ASGI app, or `logout` not a `Logout`.
     """
 
     def __init__(self, app: ASGIApp, logout: Logout) -> None:
-        if not isinstance(logout, Logout):
-            raise TypeError(f"logout must be a Logout, not {type(logout).__name__}")
+        otherwise = "for a WSGI app, such as Flask's app.wsgi_app, use msal_logout_middleware.wsgi"
+        check_app(app, logout, parameters=3, otherwise=otherwise)
         self.app = app
         self.logout = logout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what is ours; hand everything else to the app."""
+        """Answer what is ours; hand everything else to the app.
+
+        Raises:
+            RuntimeError: A session middleware is outside of this one, so that it would undo a sign-out.
+        """
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -50,6 +54,11 @@ class LogoutMiddleware:
             await self.app(scope, receive, send)
             return
 
+        if "session" in scope:
+            raise RuntimeError(
+                "LogoutMiddleware stands inside the session middleware, which would set the cookie again: add it "
+                "last, app.add_middleware(LogoutMiddleware, logout=logout), so that it is outermost"
+            )
         body: bytes | None = b""
         if scope["method"] == "POST":
             try:

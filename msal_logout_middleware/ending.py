@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from ._drive import World, settle
 from .caches import Removed
 from .configuration import Configuration
+from .errors import LogoutError
 from .events import Channel, LogoutEnded, LogoutFailed, LogoutStarted
 from .session import Claims, Session, plain_claims
 from .stores import Ended, Ending
@@ -95,8 +96,9 @@ class Steps:
                 return await step()
             except Exception as error:  # any engine's error; what failed is retried, and said
                 if time.monotonic() + wait > self._until:
-                    # Not the error's text, which may quote what it was given.
-                    logger.error("logout: %s failed: %s", name, type(error).__name__)  # noqa: TRY400
+                    # Only our own errors' text: an engine's may quote what it was given.
+                    said = error if isinstance(error, LogoutError) else type(error).__name__
+                    logger.error("logout: %s failed: %s", name, said)  # noqa: TRY400
                     self.left.append(name)
                     return None
             await settle(self._world.sleep(wait))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 from urllib.parse import unquote, urlsplit
@@ -19,7 +20,7 @@ from .stores import Store
 from .targets import checked_target, origin_of
 from .token_cache import StoredTokenCache
 
-__all__ = ["AppView", "Logout"]
+__all__ = ["AppView", "Logout", "check_app"]
 
 CacheKey = Callable[[Claims], str]
 SiteData = Literal["cache", "cookies", "storage", "executionContexts", "*"]
@@ -90,6 +91,12 @@ class Logout:
         session_lifetime_seconds: float = 31 * _DAY_SECONDS,
         on_event: OnEvent | None = None,
     ) -> None:
+        numbers = {"retry_seconds": retry_seconds, "session_lifetime_seconds": session_lifetime_seconds}
+        for name, number in (numbers | {"max_url_length": max_url_length}).items():
+            if not isinstance(number, (int, float)) or number < 0:
+                raise TypeError(
+                    f"{name} must be a number, not {number!r} (of a timedelta give .total_seconds())"
+                )
         _check_parts(provider=provider, session=session, store=store, caches=caches)
         lists = {"return_to": return_to, "delete_cookies": delete_cookies, "clear_site_data": clear_site_data}
         for name, value in (lists | {"methods": methods}).items():
@@ -102,7 +109,7 @@ class Logout:
         if not methods or not set(methods) <= set(_METHODS):
             raise ValueError(f"methods={tuple(methods)!r} must be 'GET', 'POST' or both")
         if not logout_path.startswith("/") or logout_path.startswith("//") or "?" in logout_path:
-            raise ValueError(f"logout_path={logout_path!r} must be a path such as '/logout'")
+            raise ValueError(f"logout_path={logout_path!r} must begin with one slash, such as '/logout'")
         if on_store_error not in ("page", "redirect"):
             raise ValueError(f"on_store_error={on_store_error!r} must be 'page' or 'redirect'")
         if caches is not None and cache_key is not None:
@@ -190,10 +197,35 @@ def _secrets(secret: str | bytes | Sequence[str | bytes] | None, session: Sessio
 def _check_parts(*, provider: object, session: object, store: object, caches: object) -> None:
     if not isinstance(provider, Provider):
         raise TypeError("provider must be a Provider, such as Provider.entra(tenant, client_id)")
-    _check_methods("session", session, ("read", "load", "delete"), "FlaskSession(app)")
+    _check_methods("session", session, ("read", "load", "delete"), "FlaskSession(app) or ASGISession(app)")
     _check_methods("store", store, ("load", "replace", "end", "finish"), 'SQLiteStore("logout.db")')
     if caches is not None:
         _check_methods("caches", caches, ("remove_accounts",), 'InSession("_token_cache")')
+
+
+def check_app(app: object, logout: object, *, parameters: int, otherwise: str) -> None:
+    """Check what a middleware is given.
+
+    Args:
+        app: The app.
+        logout: The `Logout`.
+        parameters: How many an app of this door's kind is called with.
+        otherwise: What to do if it is of the other kind.
+
+    Raises:
+        TypeError: One of the two is not what it must be.
+    """
+    if isinstance(app, Logout):
+        raise TypeError("the app comes first: LogoutMiddleware(app, logout)")
+    if not isinstance(logout, Logout):
+        raise TypeError(f"logout must be a Logout, not {type(logout).__name__}")
+    try:
+        signature = inspect.signature(app)  # type: ignore[arg-type]  # what is no callable is told below
+        signature.bind(*range(parameters))
+    except TypeError:
+        raise TypeError(f"{app!r} is not an app that this middleware can call; {otherwise}") from None
+    except ValueError:
+        return  # a callable without a signature, such as one written in C
 
 
 def _check_methods(name: str, part: object, methods: tuple[str, ...], example: str) -> None:

@@ -74,6 +74,10 @@ class Provider:
             raise ValueError(
                 f"tenant={tenant!r} must be a tenant id, a domain, 'common', 'organizations' or 'consumers'"
             )
+        if "." in client_id:
+            raise ValueError(
+                f"client_id={client_id!r} looks like a domain; the order is entra(tenant, client_id)"
+            )
         base = f"https://{host}/{tenant}"
         return cls.from_metadata(
             {

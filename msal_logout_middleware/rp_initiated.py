@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ from .http import Cookie, Header, Request, Response, SameSite
 from .provider import end_session_url
 from .session import Claims, Session
 from .targets import chosen_target, origin_of
+
+logger = logging.getLogger("msal_logout_middleware")
 
 PAGE_SECONDS = 3600
 STATE_SECONDS = 3600
@@ -52,6 +55,10 @@ class AppView:
 
     def status(self, status: int) -> int:
         """Return the status to send: a redirect must not have our page's form posted on to the provider."""
+        if status in (404, 405):
+            logger.warning(
+                "app_view=True, but the app has no view for the logout path: it answers %d", status
+            )
         return 303 if self._confirmed and status in (307, 308) else status
 
     async def headers(self, headers: Sequence[Header], world: World) -> Sequence[Header] | Response:
@@ -125,6 +132,7 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
         return AppView(config, seen, outcome, confirmed=confirmed)
 
     if session is None or session.claims is None:
+        logger.info("logout: nobody is signed in, or not where claims= of the session says that claims are")
         return _forward(await _onward(config, request, world, {}, None))
     outcome = await end_session(config, work_of(config, session), session, steps, channel="rp-initiated")
     return await _answer(config, request, world, outcome)

@@ -14,6 +14,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 _MINIMUM_BYTES = 16
+_HOW = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
 
 
 class Seal:
@@ -32,11 +33,12 @@ class Seal:
             raise ValueError(
                 "secret= is missing and the session has none of its own to derive it from; give "
                 "secret=[...], at least 16 bytes that stay the same across restarts and workers, for "
-                'example the output of: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+                f"example the output of: {_HOW}"
             )
         if any(len(secret) < _MINIMUM_BYTES for secret in self._secrets):
             raise ValueError(
-                f"secret=, or the framework's own secret in its place, must have at least {_MINIMUM_BYTES} bytes"
+                f"secret=, or the framework's own secret in its place, must have at least {_MINIMUM_BYTES} bytes, "
+                f"for example the output of: {_HOW}"
             )
 
     def hashes(self, purpose: str, *parts: Any) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._drive import BlockingWorld, run
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
-from .logout import AppView, Logout
+from .logout import AppView, Logout, check_app
 from .pages import plain
 
 if TYPE_CHECKING:
@@ -26,16 +26,16 @@ class LogoutMiddleware:
         logout: How users are signed out.
 
     Raises:
-        TypeError: `logout` is not a `Logout`, or has an asynchronous part.
+        TypeError: `app` is not a WSGI app, `logout` not a `Logout`, or it has an asynchronous part.
     """
 
     def __init__(self, app: WSGIApplication, logout: Logout) -> None:
-        if not isinstance(logout, Logout):
-            raise TypeError(f"logout must be a Logout, not {type(logout).__name__}")
+        otherwise = "for an ASGI app use msal_logout_middleware.asgi"
+        check_app(app, logout, parameters=2, otherwise=otherwise)
         if logout.is_async:
             raise TypeError(
-                "a WSGI app needs a Logout whose store, session, caches and on_event are synchronous; use the "
-                "synchronous ones, or msal_logout_middleware.asgi for an ASGI app"
+                f"{otherwise}; for a WSGI app the store, session, caches and on_event of its Logout must be "
+                "synchronous"
             )
         self.app = app
         self.logout = logout

@@ -51,6 +51,13 @@ def test_mount_may_stand_in_the_path_or_not(path):
     assert door.call("GET", path, SAME, b"", root_path="/app").status == 303
 
 
+def test_middleware_inside_the_session_middleware_is_told():
+    door = AsgiDoor(SessionMiddleware(make(), secret_key=SECRET))
+    with pytest.raises(RuntimeError, match="so that it is outermost"):
+        door.call("GET", "/logout", SAME, b"")
+    assert door.call("GET", "/x", SAME, b"").status == 200
+
+
 def test_scope_may_lack_what_it_may_lack():
     sent = []
 

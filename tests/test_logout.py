@@ -1,5 +1,7 @@
 """What is checked when a `Logout` and its middleware are constructed."""
 
+from datetime import timedelta
+
 import pytest
 from flask import Flask
 from starlette.applications import Starlette
@@ -44,6 +46,8 @@ def starlette_session():
         ({"delete_cookies": Cookie("remember")}, TypeError, "delete_cookies must be a list"),
         ({"clear_site_data": "cache"}, TypeError, "clear_site_data must be a list"),
         ({"clear_site_data": ["everything"]}, ValueError, "clear_site_data="),
+        ({"session_lifetime_seconds": timedelta(1)}, TypeError, r"\.total_seconds\(\)"),
+        ({"retry_seconds": "2"}, TypeError, "retry_seconds must be a number"),
         ({"methods": "GET"}, TypeError, "methods must be a list"),
         ({"return_to": ["//evil"]}, ValueError, "return_to="),
         ({"methods": []}, ValueError, "methods="),
@@ -94,10 +98,27 @@ def test_return_path_is_compared_as_the_app_routes_it():
     assert logout.takes("GET", "/ab", "", "state=x")
 
 
-@pytest.mark.parametrize("door", [asgi, wsgi])
-def test_middleware_is_given_a_logout(door):
+@pytest.mark.parametrize(("door", "app"), [(asgi, Starlette()), (wsgi, Flask("x").wsgi_app)])
+def test_middleware_is_given_an_app_and_a_logout(door, app):
     with pytest.raises(TypeError, match="logout must be a Logout"):
-        door.LogoutMiddleware(Starlette(), SQLiteStore("x.db"))
+        door.LogoutMiddleware(app, SQLiteStore("x.db"))
+    with pytest.raises(TypeError, match="the app comes first"):
+        door.LogoutMiddleware(make(), app)
+    with pytest.raises(TypeError, match="not an app"):
+        door.LogoutMiddleware("app", make())
+    door.LogoutMiddleware(app, make())
+
+
+def test_app_of_the_other_kind_is_told_which_middleware_to_use():
+    with pytest.raises(TypeError, match=r"use msal_logout_middleware\.asgi"):
+        wsgi.LogoutMiddleware(Starlette(), make())
+    for app in (Flask("x"), Flask("x").wsgi_app):
+        with pytest.raises(TypeError, match=r"use msal_logout_middleware\.wsgi"):
+            asgi.LogoutMiddleware(app, make())
+
+
+def test_app_without_a_signature_is_taken_as_it_is():
+    wsgi.LogoutMiddleware(max, make())  # written in C
 
 
 def test_thread_is_needed_only_where_a_part_waits(tmp_path):

@@ -112,6 +112,7 @@ def test_b2c_on_its_own_domain():
         (lambda: Provider.entra(TENANT, ""), "client_id"),
         (lambda: Provider.entra("a/b", "app"), "tenant"),
         (lambda: Provider.entra("", "app"), "tenant"),
+        (lambda: Provider.entra("22222222-aaaa", "contoso.onmicrosoft.com"), "the order is"),
         (lambda: Provider.entra(TENANT, "app", cloud="mars"), "cloud"),
         (lambda: Provider.b2c("contoso", [], "app"), "user_flow"),
         (lambda: Provider.b2c("con toso", "x", "app"), "tenant"),

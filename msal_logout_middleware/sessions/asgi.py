@@ -66,7 +66,10 @@ class ASGISession:
         root_path: str = "",
     ) -> None:
         if not hasattr(source, "user_middleware") and not hasattr(source, "cls"):
-            raise TypeError("give ASGISession a starlette Middleware(...), or the Starlette or FastAPI app")
+            raise TypeError(
+                "give ASGISession a starlette Middleware(...), or the Starlette or FastAPI app; for Flask there is "
+                "FlaskSession(app)"
+            )
         self._source = source
         self._find_claims = claims_finder(claims)
         self._given_cookies = cookies
@@ -177,8 +180,8 @@ class ASGISession:
         found = [options for options in candidates if _is_session_middleware(options.cls)]
         if len(found) != 1:
             raise ValueError(
-                f"the app has {len(found) or 'no'} session middlewares; "
-                "give ASGISession the one that keeps the sign-in: Middleware(SessionMiddleware, ...)"
+                f"the app has {len(found) or 'no'} session middlewares; add one before Logout is constructed, "
+                "or give ASGISession the one that keeps the sign-in: Middleware(SessionMiddleware, ...)"
             )
         return found[0]
 

@@ -37,6 +37,11 @@ class FlaskSession:
     """
 
     def __init__(self, app: Flask, *, claims: ClaimsAt = None) -> None:
+        if not hasattr(app, "session_interface"):
+            raise TypeError(
+                "give FlaskSession the Flask app itself, not app.wsgi_app; for Starlette and FastAPI there is "
+                "ASGISession(app)"
+            )
         self._app = app
         self._find_claims = claims_finder(claims)
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from msal_logout_middleware import Cookie, InSession, LogoutEnded, LogoutFailed
+from msal_logout_middleware import Cookie, InSession, LogoutEnded, LogoutFailed, SQLiteStore
 from msal_logout_middleware.caches import home_account_id
 from msal_logout_middleware.ending import Work
 from msal_logout_middleware.provider import Provider
@@ -98,11 +98,13 @@ def test_user_name_is_never_a_hint(either_door):
     assert "bob" not in answer.location
 
 
-def test_nobody_signed_in_is_sent_to_the_provider_without_hints(either_door):
+def test_nobody_signed_in_is_sent_to_the_provider_without_hints(either_door, caplog):
+    caplog.set_level("INFO")
     either_door.build()
     answer = either_door.browser().get("/logout")
     assert answer.location.startswith(PROVIDER)
     assert "logout_hint" not in sent(answer)
+    assert "nobody is signed in" in caplog.text
 
 
 @pytest.mark.parametrize("cookie", ["garbage", "a.b.c", "%00", '"', "x" * 9000])
@@ -450,6 +452,11 @@ class TestAppView:
         ann.get("/logout")
         assert site.cache(ANN) is None
 
+    def test_view_that_is_not_there_is_told(self, either_door, caplog):
+        site = either_door.build(app_view=True, logout_path="/nowhere")
+        assert site.sign_in(ANN).get("/nowhere").status == 404
+        assert "has no view" in caplog.text
+
     def test_cross_site_request_does_not_reach_it(self, either_door):
         either_door.build(app_view=True)
         ann = either_door.sign_in(ANN)
@@ -553,6 +560,12 @@ class TestFaults:
         assert site.cache(ANN) is None
         assert site.store.open_rows() == 0
         assert isinstance(site.events[-1], LogoutEnded)
+
+    def test_our_own_errors_say_in_the_log_what_to_do(self, either_door, tmp_path, caplog):
+        either_door.store = SQLiteStore(tmp_path / "missing" / "logout.db")
+        either_door.build()
+        assert either_door.sign_in(ANN, cache=False).get("/logout").status == 503
+        assert "does not exist: make it, writable by the app" in caplog.text
 
     def test_redirect_in_silence_is_an_option(self, either_door):
         either_door.store = Faulty(either_door.store, end=0)

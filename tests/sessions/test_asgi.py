@@ -79,7 +79,7 @@ def test_middleware_that_replaces_another_counts_from_then_on() -> None:
 
 
 def test_app_without_or_with_several_session_middlewares_is_told_what_to_give() -> None:
-    with pytest.raises(ValueError, match=r"the app has no session middlewares; give ASGISession the one"):
+    with pytest.raises(ValueError, match=r"the app has no session middlewares; add one before"):
         _ = ASGISession(Starlette()).cookies
     several = ASGISession(Starlette(middleware=[SIGNED, SIGNED]))
     for ask in (partial(several.read, ""), partial(several.load, ""), partial(several.delete, "")):
