@@ -84,7 +84,7 @@ def test_part_of_the_page_empties_when_one_signs_out_of_its_app(stage, chrome, t
         expect(tabs[app.name].get_by_text("Nobody is signed in here.")).to_be_visible()
         assert tabs[app.name].url == app.home
         expect(parts[app.name].tokens).to_have_text("Nothing here")
-        expect(parts[app.name].sessions).to_have_text("Nothing here")
+        expect(parts[app.name].sessions).to_have_text("Nothing on the server")
         for other in stage.apps[index + 1 :]:
             expect(parts[other.name].tokens).to_have_text(f"{stage.alice.username}1111")
         page.screenshot(path=tmp_path / f"signed-out-{index}.png", full_page=True)

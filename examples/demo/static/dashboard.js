@@ -62,7 +62,7 @@ function showApp(app) {
   const sessions = place.querySelector(".sessions");
   fill(`${app.name} sessions`, sessions, sessions.querySelector("ul"), app.sessions, (users) =>
     users.length ? users.map((user) => element("li", user || "nobody yet", user ? "chip" : "chip none"))
-      : [element("li", "Nothing here", "empty")]);
+      : [element("li", "Nothing on the server", "empty")]);
   const tokens = place.querySelector(".tokens");
   fill(`${app.name} tokens`, tokens, tokens.querySelector("tbody"), app.tokens, (caches) =>
     caches.length ? caches.map((cache) => row([cache.user, ...KINDS.map((kind) => cache.counts[kind])]))
