@@ -41,7 +41,7 @@ def home() -> str:
 
 
 @app.get("/me")
-@auth.login_required  # type: ignore[untyped-decorator]
+@auth.login_required  # type: ignore[untyped-decorator]  # identity is not typed
 def me(*, context: dict[str, Any]) -> str:
     return f'{context["user"]["oid"]} <a href="/logout">Sign out</a>'
 
@@ -53,4 +53,4 @@ logout = Logout(
     caches=InSession("_token_cache"),
     post_logout_redirect_uri="http://localhost:5000/",
 )
-app.wsgi_app = LogoutMiddleware(app.wsgi_app, logout)  # type: ignore[method-assign]
+app.wsgi_app = LogoutMiddleware(app.wsgi_app, logout)  # type: ignore[method-assign]  # how Flask is wrapped

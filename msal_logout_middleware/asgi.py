@@ -54,7 +54,7 @@ class LogoutMiddleware:
             await self.app(scope, receive, send)
             return
 
-        if "session" in scope:
+        if "session" in scope and path == self.logout.logout_path:
             raise RuntimeError(
                 "LogoutMiddleware stands inside the session middleware, which would set the cookie again: add it "
                 "last, app.add_middleware(LogoutMiddleware, logout=logout), so that it is outermost"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Literal, get_args
 from urllib.parse import unquote, urlsplit
 
@@ -98,6 +99,8 @@ class Logout:
                     f"{name} must be a number, not {number!r} (of a timedelta give .total_seconds())"
                 )
         _check_parts(provider=provider, session=session, store=store, caches=caches)
+        with suppress(ValueError):  # the app may still add its session middleware
+            _ = session.cookies  # one that cannot be asked for them says so now, and not at a sign-out
         lists = {"return_to": return_to, "delete_cookies": delete_cookies, "clear_site_data": clear_site_data}
         for name, value in (lists | {"methods": methods}).items():
             if isinstance(value, (str, Cookie)):
@@ -141,6 +144,7 @@ class Logout:
             session_lifetime_seconds=session_lifetime_seconds,
             on_event=on_event,
         )
+        self.logout_path = logout_path
         self._return_path = unquote(urlsplit(home).path) or "/"
         self._keeps_token_caches = caches is None
 

@@ -55,6 +55,7 @@ def test_middleware_inside_the_session_middleware_is_told():
     door = AsgiDoor(SessionMiddleware(make(), secret_key=SECRET))
     with pytest.raises(RuntimeError, match="so that it is outermost"):
         door.call("GET", "/logout", SAME, b"")
+    assert door.call("GET", "/?code=of-a-sign-in&state=x", SAME, b"").status == 200
     assert door.call("GET", "/x", SAME, b"").status == 200
 
 

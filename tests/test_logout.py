@@ -98,6 +98,24 @@ def test_return_path_is_compared_as_the_app_routes_it():
     assert logout.takes("GET", "/ab", "", "state=x")
 
 
+def test_session_middleware_that_cannot_be_asked_for_its_cookies_is_told():
+    class SetsNone:
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            await self.app({**scope, "session": {}}, receive, send)
+
+    session = ASGISession(Middleware(SetsNone))
+    with pytest.raises(TypeError, match="give cookies="):
+        make(session=session, secret=SECRET)
+    make(session=ASGISession(Middleware(SetsNone), cookies=(Cookie("own"),)), secret=SECRET)
+
+
+def test_session_middleware_may_be_added_later_where_the_secret_is_given():
+    make(session=ASGISession(Starlette()), secret=SECRET)
+
+
 @pytest.mark.parametrize(("door", "app"), [(asgi, Starlette()), (wsgi, Flask("x").wsgi_app)])
 def test_middleware_is_given_an_app_and_a_logout(door, app):
     with pytest.raises(TypeError, match="logout must be a Logout"):

@@ -47,12 +47,12 @@ def create_app(
         return render_template("app.html", app=NAME, user=session.get("_logged_in_user"))
 
     @app.get("/login")
-    @auth.login_required(scopes=SCOPES)  # type: ignore[untyped-decorator]
+    @auth.login_required(scopes=SCOPES)  # type: ignore[untyped-decorator]  # identity is not typed
     def login(*, context: dict[str, str]) -> Response:
         return redirect("/")
 
     @app.get("/call-api")
-    @auth.login_required(scopes=SCOPES)  # type: ignore[untyped-decorator]
+    @auth.login_required(scopes=SCOPES)  # type: ignore[untyped-decorator]  # identity is not typed
     def call_api(*, context: dict[str, str]) -> str:
         bearer = {"Authorization": f"Bearer {context['access_token']}"}
         answer = requests.get(registration.api_url, headers=bearer, timeout=10).json()
@@ -69,5 +69,5 @@ def create_app(
         post_logout_redirect_uri=registration.home,
         on_event=on_event,
     )
-    app.wsgi_app = LogoutMiddleware(app.wsgi_app, logout)  # type: ignore[method-assign]
+    app.wsgi_app = LogoutMiddleware(app.wsgi_app, logout)  # type: ignore[method-assign]  # how Flask is wrapped
     return app

@@ -47,7 +47,7 @@ def _look(contents: Contents, places: tuple[str, ...]) -> Claims | None:
     found = {place: contents[place] for place in places if contents.get(place)}
     for value in found.values():
         if _are_claims(value):
-            return value  # type: ignore[no-any-return]
+            return value  # type: ignore[no-any-return]  # a session may hold anything
     for place in found:
         _tell_once(f"at {place!r}")
     return None
