@@ -18,10 +18,10 @@ from typing import Literal, NamedTuple, Protocol
 from .._drive import MaybeAwaitable
 
 __all__ = [
-    "Claim",
     "Ended",
     "Ending",
     "JournalRow",
+    "Jti",
     "KeyMark",
     "Loaded",
     "Mark",
@@ -88,13 +88,13 @@ class SessionRecord:
 
 
 class KeyMark(NamedTuple):
-    """Ends sessions that the index never saw: those found by `key` with an `iat` up to `before`."""
+    """Ends sessions that the index never saw: those that `key` names, with an `iat` up to `before`."""
 
     key: str
     before: float
 
 
-class Claim(NamedTuple):
+class Jti(NamedTuple):
     """A `jti` to be claimed: used once, until it expires (seconds since 1970)."""
 
     key: str
@@ -106,22 +106,27 @@ class Ending:
     """All that one sign-out writes, in one operation.
 
     Args:
-        handles: Handles that are dead from now on, known to the index or not.
+        handles: Handles that are dead from now on, known to the index or not. One that is known ends its session.
         sessions: Sessions that are dead from now on, with all their handles, present and future.
+        found_by: Keys; the sessions that the index finds by any of them at this moment end, whatever their `iat`.
+        spared: Sessions that do not end, though they are found.
         keys: Marks for sessions that the index never saw.
         expires_at: When the marks may be forgotten, in seconds since 1970.
-        work: What is left to do, sealed: the journal's row.
+        work: What is left to do, sealed: the journal's row. Without effect if nothing ends: no handle and no
+            session is named, no session is found, and no key is marked.
         lease_seconds: For how long the row belongs to the worker that writes it.
-        claim: The `jti` that must not have been claimed before.
+        jti: What must not have been claimed before.
     """
 
     handles: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
+    found_by: tuple[str, ...] = ()
+    spared: tuple[str, ...] = ()
     keys: tuple[KeyMark, ...] = ()
     expires_at: float = 0.0
     work: bytes | None = field(default=None, repr=False)
     lease_seconds: float = 30.0
-    claim: Claim | None = None
+    jti: Jti | None = None
 
 
 class Ended(NamedTuple):
@@ -131,18 +136,27 @@ class Ended(NamedTuple):
         claimed: `False` if the `jti` had been claimed before; then nothing was changed.
         row: Names the journal's row, to `finish` it; `None` if there was no work.
         sequence: The store's sequence number of this change.
+        records: The records of what ended, every handle of every session, as they were.
     """
 
     claimed: bool
     row: str | None
     sequence: int
+    records: tuple[SessionRecord, ...] = ()
 
 
 class JournalRow(NamedTuple):
-    """Work that a sign-out left, leased to the caller."""
+    """Work that a sign-out left, leased to the caller.
+
+    Args:
+        row: Names the row.
+        work: The `work` of its `Ending`.
+        data: The `data` of the records that ended with it, each once.
+    """
 
     row: str
     work: bytes
+    data: tuple[bytes, ...] = ()
 
     def __repr__(self) -> str:
         """Show no work."""
@@ -189,17 +203,22 @@ class SessionIndex(Protocol):
 
         Args:
             record: The session.
-            sign_in: It was just signed in, so key marks that the store already holds do not end it. Otherwise
-                it is seen for the first time, and a key mark with `before >= issued_at` ends it.
+            sign_in: It was just signed in: it takes the place of a record that its handle has already, and key
+                marks that the store already holds do not end it. Otherwise it is seen for the first time: a
+                record that its handle has already stays as it is, and a key mark with `before >= issued_at`
+                ends a session that has none.
 
         Returns:
-            Whether the session lives. `False`: it has ended, and nothing was recorded. `True` and no
-            change if the handle is known already.
+            Whether the session lives. `False`: it has ended, and nothing was recorded.
         """
         ...
 
     def join(self, record: SessionRecord) -> MaybeAwaitable[bool]:
-        """Record one more handle of a session; `False`, and no change, if the session or the handle has ended."""
+        """Record one more handle of a session, or more keys of a handle of it, beside those that it has.
+
+        Returns:
+            `False`, and no change, if the session or the handle has ended.
+        """
         ...
 
     def get(self, handle: str) -> MaybeAwaitable[SessionRecord | None]:
@@ -211,7 +230,7 @@ class SessionIndex(Protocol):
         ...
 
     def end(self, ending: Ending) -> MaybeAwaitable[Ended]:
-        """End sessions: marks, journal and `jti` in one operation; the records of what ended are removed."""
+        """End sessions: marks, journal and `jti` in one operation; the records of what ended move to the journal."""
         ...
 
     def take(self, *, limit: int, lease_seconds: float) -> MaybeAwaitable[Sequence[JournalRow]]:
@@ -224,6 +243,14 @@ class SessionIndex(Protocol):
 
     def marks_since(self, cursor: int, *, limit: int) -> MaybeAwaitable[Marks]:
         """Return unexpired marks after a cursor (0: from the start), at most `limit`, in order."""
+        ...
+
+    def generation(self) -> int | None:
+        """Return a number that is another one after each `end` that has returned, in whatever process.
+
+        A plain function, called for each request: it waits for nothing. `None`: that cannot be told now, so that
+        `marks_since` must be asked.
+        """
         ...
 
 
