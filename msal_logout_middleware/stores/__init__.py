@@ -109,11 +109,11 @@ class Ending:
         handles: Handles that are dead from now on, known to the index or not. One that is known ends its session.
         sessions: Sessions that are dead from now on, with all their handles, present and future.
         found_by: Keys; the sessions that the index finds by any of them at this moment end, whatever their `iat`.
-        spared: Sessions that do not end, though they are found.
+        spared: Sessions that do not end, though a key finds them.
         keys: Marks for sessions that the index never saw.
         expires_at: When the marks may be forgotten, in seconds since 1970.
         work: What is left to do, sealed: the journal's row. Without effect if nothing ends: no handle and no
-            session is named, no session is found, and no key is marked.
+            session is named, no session is found, and no key is marked. Then only the `jti` is claimed.
         lease_seconds: For how long the row belongs to the worker that writes it.
         jti: What must not have been claimed before.
     """
@@ -215,6 +215,10 @@ class SessionIndex(Protocol):
 
     def join(self, record: SessionRecord) -> MaybeAwaitable[bool]:
         """Record one more handle of a session, or more keys of a handle of it, beside those that it has.
+
+        Args:
+            record: The handle. If the session has it already, its keys are added to those in the index, and all
+                else takes the place of what is there; if another session has it, the record takes its place.
 
         Returns:
             `False`, and no change, if the session or the handle has ended.

@@ -8,19 +8,21 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
 from ..errors import StoreError
-from . import Claim, Ended, Ending, JournalRow, Loaded, Mark, Marks, SessionRecord
+from . import Ended, Ending, JournalRow, Jti, Loaded, Mark, Marks, SessionRecord
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 
 T = TypeVar("T")
 
 _SWEPT_BY_A_WRITE = 20
+
+_forks = 0  # how often this process, and those it comes from, were forked
 
 
 class _Table(Generic[T]):
@@ -74,6 +76,7 @@ class _Table(Generic[T]):
 @dataclass(slots=True)
 class _Work:
     work: bytes
+    data: tuple[bytes, ...]
     leased_at: float
     leased_until: float
 
@@ -109,6 +112,7 @@ class MemoryStore:
         self._token_cache_lifetime = token_cache_lifetime_seconds
         self._removed_row = removed_row_seconds
         self._pid = os.getpid()
+        self._forks = _forks
         self._lock = threading.Lock()
         self._epoch = secrets.token_hex(16)
         self._sequence = 0
@@ -121,7 +125,7 @@ class MemoryStore:
         self._session_marks: _Table[float] = _Table(kept_seconds=CLOCK_STEP_SECONDS)
         self._marks_by_sequence: dict[int, Mark] = {}
         self._first_mark = 1  # no mark has a smaller sequence number
-        self._claims: _Table[Claim] = _Table(kept_seconds=CLOCK_STEP_SECONDS)
+        self._jtis: _Table[Jti] = _Table(kept_seconds=CLOCK_STEP_SECONDS)
         self._journal: dict[str, _Work] = {}
         self._what_expires: tuple[tuple[Callable[[float], str | None], Callable[[str], object]], ...] = (
             (self._token_caches.due, self._token_caches.pop),
@@ -129,7 +133,7 @@ class MemoryStore:
             (self._handle_marks.due, partial(self._forget_mark, self._handle_marks)),
             (self._key_marks.due, partial(self._forget_mark, self._key_marks)),
             (self._session_marks.due, self._session_marks.pop),
-            (self._claims.due, self._claims.pop),
+            (self._jtis.due, self._jtis.pop),
         )
 
     # Token caches
@@ -161,7 +165,7 @@ class MemoryStore:
         with self._turn() as now:
             if self._has_ended(record, now):
                 return False
-            if self._records.live(record.handle, now):
+            if not sign_in and self._records.live(record.handle, now):
                 return True
             if not sign_in and self._is_ended_by_key(record, now):
                 return False
@@ -169,12 +173,14 @@ class MemoryStore:
             return True
 
     def join(self, record: SessionRecord) -> bool:
-        """Record one more handle of a session; `False` if the session or the handle has ended."""
+        """Record one more handle of a session, or more keys of one that it has; `False` if it has ended."""
         with self._turn() as now:
             if self._has_ended(record, now):
                 return False
-            if not self._records.live(record.handle, now):
-                self._insert(record, now)
+            old = self._records.live(record.handle, now)
+            if old and old.session == record.session:
+                record = replace(record, keys=tuple(dict.fromkeys((*old.keys, *record.keys))))
+            self._insert(record, now)
             return True
 
     def get(self, handle: str) -> SessionRecord | None:
@@ -191,16 +197,18 @@ class MemoryStore:
     def end(self, ending: Ending) -> Ended:
         """End sessions: marks, journal and `jti` in one operation. Every ending is committed here."""
         with self._turn() as now:
-            if ending.claim and self._claims.live(ending.claim.key, now):
+            if ending.jti and self._jtis.live(ending.jti.key, now):
                 return Ended(claimed=False, row=None, sequence=self._sequence)
-            if ending.claim:
-                self._claims.put(ending.claim.key, ending.claim, ending.claim.expires_at)
+            if ending.jti:
+                self._jtis.put(ending.jti.key, ending.jti, ending.jti.expires_at)
+            sessions = self._sessions_of(ending)
+            if not (ending.handles or sessions or ending.keys):
+                return Ended(claimed=True, row=None, sequence=self._sequence)
+            records = self._records_of(sessions)
             self._sequence += 1
-            handles = dict.fromkeys(ending.handles)
-            for session in ending.sessions:
-                handles.update(self._handles_by_session.get(session, {}))
+            for session in sessions:
                 self._mark_session(session, ending.expires_at)
-            for handle in handles:
+            for handle in dict.fromkeys((*ending.handles, *(record.handle for record in records))):
                 self._mark(self._handle_marks, Mark("handle", handle, 0.0, 0, ending.expires_at), now)
                 self._forget_record(handle)
             for key, before in ending.keys:
@@ -208,9 +216,10 @@ class MemoryStore:
             row = None
             if ending.work is not None:
                 row = secrets.token_hex(16)
-                self._journal[row] = _Work(ending.work, now, now + ending.lease_seconds)
+                data = tuple(dict.fromkeys(record.data for record in records))
+                self._journal[row] = _Work(ending.work, data, now, now + ending.lease_seconds)
             self._sweep(now)
-            return Ended(claimed=True, row=row, sequence=self._sequence)
+            return Ended(claimed=True, row=row, sequence=self._sequence, records=records)
 
     def take(self, *, limit: int, lease_seconds: float) -> Sequence[JournalRow]:
         """Lease open journal rows whose lease has run out, the oldest first, so that no other worker does."""
@@ -223,7 +232,7 @@ class MemoryStore:
                     break
                 if work.is_open(now):
                     work.leased_at, work.leased_until = now, now + lease_seconds
-                    taken.append(JournalRow(row, work.work))
+                    taken.append(JournalRow(row, work.work, work.data))
             return taken
 
     def finish(self, row: str) -> None:
@@ -245,6 +254,10 @@ class MemoryStore:
                 if len(marks) == limit:
                     return Marks(self._epoch, sequence, marks)
             return Marks(self._epoch, self._sequence, marks)
+
+    def generation(self) -> int | None:
+        """Return the number of the last ending; `None` in a process that was forked since the store was made."""
+        return self._sequence if self._forks == _forks else None
 
     def open_rows(self) -> int:
         """Return how many journal rows are not finished, leased or not."""
@@ -278,12 +291,28 @@ class MemoryStore:
             yield self._clock()
 
     def _insert(self, record: SessionRecord, now: float) -> None:
-        self._forget_record(record.handle)  # one that has expired
+        self._forget_record(record.handle)  # the one in whose place it comes
         self._records.put(record.handle, record, record.expires_at)
         self._handles_by_session.setdefault(record.session, {})[record.handle] = None
         for key in record.keys:
             self._handles_by_key.setdefault(key, {})[record.handle] = None
         self._sweep(now)
+
+    def _sessions_of(self, ending: Ending) -> dict[str, None]:
+        """Name the sessions that end. Records that have expired count: the clock may be set back."""
+        sessions = dict.fromkeys(ending.sessions)
+        known = (self._records.get(handle) for handle in ending.handles)
+        sessions.update((record.session, None) for record in known if record)
+        spared = frozenset(ending.spared)
+        for key in ending.found_by:
+            found = (self._records.get(handle) for handle in self._handles_by_key.get(key, ()))
+            sessions.update((each.session, None) for each in found if each and each.session not in spared)
+        return sessions
+
+    def _records_of(self, sessions: Iterable[str]) -> tuple[SessionRecord, ...]:
+        """Return every record of sessions, those that have expired as well."""
+        handles = (handle for session in sessions for handle in self._handles_by_session.get(session, ()))
+        return tuple(filter(None, map(self._records.get, handles)))
 
     def _forget_record(self, handle: str) -> None:
         record = self._records.pop(handle)
@@ -360,3 +389,12 @@ def _refuse_surrogates(key: str) -> None:
         key.encode()
     except UnicodeEncodeError:
         raise ValueError("a key is not valid Unicode: it holds a lone surrogate") from None
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603 - a fork is of the whole process
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_count_fork)

@@ -17,13 +17,16 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..errors import StoreError
-from . import Claim, Ended, Ending, JournalRow, Loaded, Mark, Marks, SessionRecord
+from . import Ended, Ending, JournalRow, Jti, Loaded, Mark, Marks, SessionRecord
+from ._generation import Generation, number_of
+from ._mounts import network_filesystem
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 
 logger = logging.getLogger("msal_logout_middleware")
@@ -55,12 +58,17 @@ _SCHEMA = (
         PRIMARY KEY (kind, value)) {_WITHOUT_ROWID}""",
     "CREATE UNIQUE INDEX marks_by_sequence ON marks (sequence)",
     "CREATE INDEX marks_by_expiry ON marks (expires_at)",
-    f"CREATE TABLE claims (key TEXT NOT NULL PRIMARY KEY, expires_at REAL NOT NULL) {_WITHOUT_ROWID}",
-    "CREATE INDEX claims_by_expiry ON claims (expires_at)",
+    f"CREATE TABLE jtis (key TEXT NOT NULL PRIMARY KEY, expires_at REAL NOT NULL) {_WITHOUT_ROWID}",
+    "CREATE INDEX jtis_by_expiry ON jtis (expires_at)",
     f"""CREATE TABLE journal (
         id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, work BLOB NOT NULL,
         leased_at REAL NOT NULL, leased_until REAL NOT NULL) {_STRICT}""",
     "CREATE INDEX journal_by_lease ON journal (leased_until)",
+    f"""CREATE TABLE journal_data (
+        journal INTEGER NOT NULL, number INTEGER NOT NULL, data BLOB NOT NULL,
+        PRIMARY KEY (journal, number)) {_WITHOUT_ROWID}""",
+    """CREATE TRIGGER journal_deleted AFTER DELETE ON journal
+        BEGIN DELETE FROM journal_data WHERE journal = OLD.id; END""",
 )
 
 # What expires: the statement, and for how long a row is kept beyond its time.
@@ -76,7 +84,7 @@ _SWEEP = (
         CLOCK_STEP_SECONDS,
     ),
     (
-        "DELETE FROM claims WHERE key IN (SELECT key FROM claims WHERE expires_at <= ? LIMIT ?)",
+        "DELETE FROM jtis WHERE key IN (SELECT key FROM jtis WHERE expires_at <= ? LIMIT ?)",
         CLOCK_STEP_SECONDS,
     ),
 )
@@ -87,6 +95,9 @@ _GET = """SELECT handle, session, keys, issued_at, data, expires_at FROM records
     WHERE handle = ? AND expires_at > ?"""
 _FIND = """SELECT handle, session, keys, issued_at, data, expires_at FROM records
     WHERE handle IN (SELECT handle FROM record_keys WHERE key = ?) AND expires_at > ? ORDER BY rowid"""
+_SESSIONS_OF_KEY = """SELECT DISTINCT session FROM records
+    WHERE handle IN (SELECT handle FROM record_keys WHERE key = ?)"""
+_OF_SESSION = "SELECT handle, session, keys, issued_at, data, expires_at FROM records WHERE session = ?"
 _INSERT = "INSERT INTO records (handle, session, keys, issued_at, data, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
 
 # Over a mark that is there, a new one ends no less, and no shorter.
@@ -136,7 +147,10 @@ class SQLiteStore:
         self._clock = clock
         self._token_cache_lifetime = token_cache_lifetime_seconds
         self._removed_row = removed_row_seconds
-        self._database = _Database(Path(name).absolute(), busy_timeout_seconds)
+        self._busy_timeout = busy_timeout_seconds
+        self._path = Path(name).absolute()
+        self._database = _Database(self._path, busy_timeout_seconds)
+        self._generation = Generation(self._path)
 
     # Token caches
 
@@ -164,7 +178,7 @@ class SQLiteStore:
         with self._changing() as (db, now):
             if _has_ended(db, record, now):
                 return False
-            if _get(db, record.handle, now):
+            if not sign_in and _get(db, record.handle, now):
                 return True
             if not sign_in and _is_ended_by_key(db, record, now):
                 return False
@@ -172,12 +186,14 @@ class SQLiteStore:
             return True
 
     def join(self, record: SessionRecord) -> bool:
-        """Record one more handle of a session; `False` if the session or the handle has ended."""
+        """Record one more handle of a session, or more keys of one that it has; `False` if it has ended."""
         with self._changing() as (db, now):
             if _has_ended(db, record, now):
                 return False
-            if not _get(db, record.handle, now):
-                _insert(db, record)
+            old = _get(db, record.handle, now)
+            if old and old.session == record.session:
+                record = replace(record, keys=tuple(dict.fromkeys((*old.keys, *record.keys))))
+            _insert(db, record)
             return True
 
     def get(self, handle: str) -> SessionRecord | None:
@@ -192,19 +208,18 @@ class SQLiteStore:
 
     def end(self, ending: Ending) -> Ended:
         """End sessions: marks, journal and `jti` in one transaction. Every ending is committed here."""
-        with self._changing() as (db, now):
-            (sequence,) = db.execute("SELECT sequence FROM meta").fetchone()
-            if ending.claim and not _claim(db, ending.claim, now):
+        with ExitStack() as until_committed, self._changing() as (db, now):
+            epoch, sequence = db.execute("SELECT epoch, sequence FROM meta").fetchone()
+            if ending.jti and not _claim(db, ending.jti, now):
                 return Ended(claimed=False, row=None, sequence=sequence)
-            sequence += 1
-            for kind, value, before in _marked(db, ending):
-                sequence += 1
-                db.execute(_MARK, (kind, value, before, sequence, ending.expires_at, now))
-                if kind == "handle":
-                    db.execute("DELETE FROM records WHERE handle = ?", (value,))
-            db.execute("UPDATE meta SET sequence = ?", (sequence,))
-            row = _journal(db, ending.work, now, ending.lease_seconds)
-            return Ended(claimed=True, row=row, sequence=sequence)
+            sessions = _sessions(db, ending)
+            if not (ending.handles or sessions or ending.keys):
+                return Ended(claimed=True, row=None, sequence=sequence)
+            records = _records(db, sessions)
+            sequence = _mark(db, ending, sessions, records, after=sequence, now=now)
+            row = _journal(db, ending, records, now)
+            until_committed.enter_context(self._telling(number_of(epoch, sequence)))
+            return Ended(claimed=True, row=row, sequence=sequence, records=records)
 
     def take(self, *, limit: int, lease_seconds: float) -> Sequence[JournalRow]:
         """Lease open journal rows whose lease has run out, the oldest first, so that no other worker does."""
@@ -218,7 +233,7 @@ class SQLiteStore:
                 "UPDATE journal SET leased_at = ?, leased_until = ? WHERE id = ?",
                 [(now, now + lease_seconds, number) for number, _, _ in rows],
             )
-            return [JournalRow(name, work) for _, name, work in rows]
+            return [JournalRow(name, work, _journal_data(db, number)) for number, name, work in rows]
 
     def finish(self, row: str) -> None:
         """Clear a journal row; no error if it is gone."""
@@ -232,6 +247,8 @@ class SQLiteStore:
 
         A cursor that comes back smaller than it went means that the file is older than the caller's marks.
         """
+        with suppress(OSError):  # somebody is about to write it
+            self._generation.heal(self._read_number)
         with self._database.reading() as db:
             epoch, last = db.execute("SELECT epoch, sequence FROM meta").fetchone()
             rows = db.execute(
@@ -241,6 +258,13 @@ class SQLiteStore:
             )
             marks = [Mark(*row) for row in rows]
             return Marks(epoch, marks[-1].sequence if len(marks) == limit else last, marks)
+
+    def generation(self) -> int | None:
+        """Return a number that is another one after each `end` that has returned; `None` if that cannot be told.
+
+        A file that is replaced under the running app is noticed within a second.
+        """
+        return self._generation.read()
 
     def open_rows(self) -> int:
         """Return how many journal rows are not finished, leased or not."""
@@ -268,6 +292,27 @@ class SQLiteStore:
     def close(self) -> None:
         """Close the connections. The store may be used again, and opens them anew."""
         self._database.close()
+        self._generation.close()
+
+    def network_mount(self) -> str | None:
+        """Return the type of the filesystem that the file is on, if it is one of another machine's, else `None`."""
+        return network_filesystem(self._path.parent)
+
+    @contextmanager
+    def _telling(self, number: int) -> Iterator[None]:
+        """Let no process take the old generation for the current one, from now until the number is written."""
+        try:
+            with self._generation.changing(number, wait_seconds=self._busy_timeout):
+                yield
+        except OSError as error:
+            raise StoreError(
+                f"the file {self._path}-generation cannot be written, or another worker holds it for too long:"
+                " the app must be allowed to write it"
+            ) from error
+
+    def _read_number(self) -> int:
+        with self._database.reading() as db:
+            return number_of(*db.execute("SELECT epoch, sequence FROM meta").fetchone())
 
     @contextmanager
     def _changing(self) -> Iterator[tuple[sqlite3.Connection, float]]:
@@ -301,7 +346,7 @@ def _get(db: sqlite3.Connection, handle: str, now: float) -> SessionRecord | Non
 
 
 def _insert(db: sqlite3.Connection, new: SessionRecord) -> None:
-    db.execute("DELETE FROM records WHERE handle = ?", (new.handle,))  # one that has expired
+    db.execute("DELETE FROM records WHERE handle = ?", (new.handle,))  # the one in whose place it comes
     keys = json.dumps(new.keys)
     db.execute(_INSERT, (new.handle, new.session, keys, new.issued_at, new.data, new.expires_at))
     db.executemany(
@@ -324,34 +369,74 @@ def _is_ended_by_key(db: sqlite3.Connection, record: SessionRecord, now: float) 
     return any(db.execute(found, (key, record.issued_at, now)).fetchone() for key in record.keys)
 
 
-def _claim(db: sqlite3.Connection, claim: Claim, now: float) -> bool:
-    if db.execute("SELECT 1 FROM claims WHERE key = ? AND expires_at > ?", (claim.key, now)).fetchone():
+def _claim(db: sqlite3.Connection, jti: Jti, now: float) -> bool:
+    if db.execute("SELECT 1 FROM jtis WHERE key = ? AND expires_at > ?", (jti.key, now)).fetchone():
         return False
-    db.execute("INSERT OR REPLACE INTO claims (key, expires_at) VALUES (?, ?)", claim)
+    db.execute("INSERT OR REPLACE INTO jtis (key, expires_at) VALUES (?, ?)", jti)
     return True
 
 
-def _marked(db: sqlite3.Connection, ending: Ending) -> Iterator[tuple[_Kind, str, float]]:
-    """Name what an ending marks: kind, value, and for keys `before`. Sessions come with all their handles."""
-    handles = dict.fromkeys(ending.handles)
-    for session in ending.sessions:
-        yield "session", session, 0.0
-        handles.update(db.execute("SELECT handle, NULL FROM records WHERE session = ?", (session,)))
-    for handle in handles:
-        yield "handle", handle, 0.0
-    for key, before in ending.keys:
-        yield "key", key, before
+def _sessions(db: sqlite3.Connection, ending: Ending) -> dict[str, None]:
+    """Name the sessions that end. Records that have expired count: the clock may be set back."""
+    sessions = dict.fromkeys(ending.sessions)
+    for handle in ending.handles:
+        sessions.update(db.execute("SELECT session, NULL FROM records WHERE handle = ?", (handle,)))
+    spared = frozenset(ending.spared)
+    for key in ending.found_by:
+        found = db.execute(_SESSIONS_OF_KEY, (key,))
+        sessions.update((session, None) for (session,) in found if session not in spared)
+    return sessions
 
 
-def _journal(db: sqlite3.Connection, work: bytes | None, now: float, lease_seconds: float) -> str | None:
-    if work is None:
+def _records(db: sqlite3.Connection, sessions: Iterable[str]) -> tuple[SessionRecord, ...]:
+    """Return every record of sessions, those that have expired as well."""
+    return tuple(_record(row) for session in sessions for row in db.execute(_OF_SESSION, (session,)))
+
+
+def _mark(
+    db: sqlite3.Connection,
+    ending: Ending,
+    sessions: Iterable[str],
+    records: Sequence[SessionRecord],
+    *,
+    after: int,
+    now: float,
+) -> int:
+    """Write the marks, each with a sequence number of its own, and remove what ended; return the last number."""
+    handles = dict.fromkeys((*ending.handles, *(record.handle for record in records)))
+    marks: list[tuple[_Kind, str, float]] = [
+        *(("session", session, 0.0) for session in sessions),
+        *(("handle", handle, 0.0) for handle in handles),
+        *(("key", key, before) for key, before in ending.keys),
+    ]
+    numbered = enumerate(marks, after + 1)
+    db.executemany(_MARK, ((*mark, number, ending.expires_at, now) for number, mark in numbered))
+    db.executemany("DELETE FROM records WHERE handle = ?", ((handle,) for handle in handles))
+    db.execute("UPDATE meta SET sequence = ?", (after + len(marks),))
+    return after + len(marks)
+
+
+def _journal(
+    db: sqlite3.Connection, ending: Ending, records: Iterable[SessionRecord], now: float
+) -> str | None:
+    if ending.work is None:
         return None
     name = secrets.token_hex(16)
-    db.execute(
+    row = db.execute(
         "INSERT INTO journal (name, work, leased_at, leased_until) VALUES (?, ?, ?, ?)",
-        (name, work, now, now + lease_seconds),
+        (name, ending.work, now, now + ending.lease_seconds),
+    )
+    distinct = dict.fromkeys(record.data for record in records)
+    db.executemany(
+        "INSERT INTO journal_data (journal, number, data) VALUES (?, ?, ?)",
+        ((row.lastrowid, number, data) for number, data in enumerate(distinct)),
     )
     return name
+
+
+def _journal_data(db: sqlite3.Connection, journal: int) -> tuple[bytes, ...]:
+    found = db.execute("SELECT data FROM journal_data WHERE journal = ? ORDER BY number", (journal,))
+    return tuple(data for (data,) in found)
 
 
 def _sweep(db: sqlite3.Connection, now: float, limit: int) -> int:
@@ -490,6 +575,12 @@ class _Database:
         return status.st_dev, status.st_ino
 
     def _open(self, opening: int) -> _Connection:
+        filesystem = network_filesystem(self._path.parent)
+        if filesystem is not None:
+            raise StoreError(
+                f"the store's database {self._path} is on a network mount ({filesystem}), which other machines may"
+                " write as well: put it on a local disk"
+            )
         try:
             self._make_file()
         except OSError as error:

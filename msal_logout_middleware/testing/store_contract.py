@@ -17,8 +17,8 @@ import pytest
 
 from .._drive import MaybeAwaitable, settle
 from ..stores import (
-    Claim,
     Ending,
+    Jti,
     KeyMark,
     Mark,
     SessionIndex,
@@ -428,8 +428,8 @@ class StoreContract(TokenCacheStoreContract):
 
     async def test_clock_that_is_set_ahead_and_back_revives_nothing(self, store: Store, clock: Clock) -> None:
         await settle(store.add(self.record("h", "a"), sign_in=True))
-        claim = Claim("jti", clock.now + _HOUR)
-        await settle(store.end(self.ending(sessions=("a",), keys=(KeyMark("sub", clock.now),), claim=claim)))
+        claim = Jti("jti", clock.now + _HOUR)
+        await settle(store.end(self.ending(sessions=("a",), keys=(KeyMark("sub", clock.now),), jti=claim)))
         clock.advance(1.5 * _HOUR)
         for number in range(50):  # writes, by which a store may forget what has expired
             await settle(store.add(self.record(f"other {number}", keys=()), sign_in=True))
@@ -437,7 +437,7 @@ class StoreContract(TokenCacheStoreContract):
         await self._assert_dead(store, "h")
         await self._assert_dead(store, "x", session="a")
         assert not await settle(store.add(self.record("y", "b"), sign_in=False))
-        assert not (await settle(store.end(self.ending(claim=claim)))).claimed
+        assert not (await settle(store.end(self.ending(jti=claim)))).claimed
 
     async def test_clock_that_is_set_back_revives_nothing(self, store: Store, clock: Clock) -> None:
         await settle(store.add(self.record("h"), sign_in=True))
@@ -494,11 +494,11 @@ class StoreContract(TokenCacheStoreContract):
         self, store: Store, clock: Clock
     ) -> None:
         await settle(store.add(self.record("h"), sign_in=True))
-        claim = Claim("jti", clock.now + _HOUR)
-        granted = await settle(store.end(self.ending(claim=claim)))
+        claim = Jti("jti", clock.now + _HOUR)
+        granted = await settle(store.end(self.ending(jti=claim)))
         assert granted.claimed
         marks = {"handles": ("h",), "sessions": ("session",), "keys": (KeyMark("sub", clock.now),)}
-        refused = await settle(store.end(self.ending(**marks, work=b"work", claim=claim)))
+        refused = await settle(store.end(self.ending(**marks, work=b"work", jti=claim)))
         assert (refused.claimed, refused.row) == (False, None)
         assert await settle(store.get("h"))
         assert await settle(store.join(self.record("h2")))
@@ -509,15 +509,15 @@ class StoreContract(TokenCacheStoreContract):
 
     async def test_claims_do_not_stand_in_each_others_way(self, store: Store, clock: Clock) -> None:
         for name in ("jti 1", "jti 2", "JTI 1"):
-            assert (await settle(store.end(self.ending(claim=Claim(name, clock.now + _HOUR))))).claimed
+            assert (await settle(store.end(self.ending(jti=Jti(name, clock.now + _HOUR))))).claimed
 
     async def test_claim_can_be_made_again_once_it_expired(self, store: Store, clock: Clock) -> None:
-        assert (await settle(store.end(self.ending(claim=Claim("jti", clock.now + 10))))).claimed
+        assert (await settle(store.end(self.ending(jti=Jti("jti", clock.now + 10))))).claimed
         clock.advance(9)
-        assert not (await settle(store.end(self.ending(claim=Claim("jti", clock.now + 10))))).claimed
+        assert not (await settle(store.end(self.ending(jti=Jti("jti", clock.now + 10))))).claimed
         clock.advance(1)
-        assert (await settle(store.end(self.ending(claim=Claim("jti", clock.now + 10))))).claimed
-        assert not (await settle(store.end(self.ending(claim=Claim("jti", clock.now + 10))))).claimed
+        assert (await settle(store.end(self.ending(jti=Jti("jti", clock.now + 10))))).claimed
+        assert not (await settle(store.end(self.ending(jti=Jti("jti", clock.now + 10))))).claimed
 
     # The journal
 
@@ -645,8 +645,8 @@ class StoreContract(TokenCacheStoreContract):
 
     async def test_of_endings_at_once_only_one_gets_the_claim(self, store: Store, clock: Clock) -> None:
         for round_number in range(5):
-            claim = Claim(f"jti {round_number}", clock.now + _HOUR)
-            endings = [self.ending(claim=claim, work=b"work") for _ in range(_CALLERS)]
+            claim = Jti(f"jti {round_number}", clock.now + _HOUR)
+            endings = [self.ending(jti=claim, work=b"work") for _ in range(_CALLERS)]
             ended = await _at_once([_bound(store.end, ending) for ending in endings])
             assert sum(each.claimed for each in ended) == 1
             assert await settle(store.open_rows()) == round_number + 1

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from msal_logout_middleware.errors import StoreError
-from msal_logout_middleware.stores import Claim, Ending, KeyMark, Mark, SessionRecord
+from msal_logout_middleware.stores import Ending, Jti, KeyMark, Mark, SessionRecord
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.testing.store_contract import Clock
 
@@ -55,7 +55,7 @@ def test_nothing_is_kept_of_what_has_expired(clock: Clock) -> None:
                 sessions=(f"dead {name}",),
                 keys=(KeyMark(name, 1.0),),
                 expires_at=1500.0,
-                claim=Claim(name, 1500.0),
+                jti=Jti(name, 1500.0),
             )
         )
     assert store.sweep() == 0

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from msal_logout_middleware.stores import Claim, Ending, KeyMark, SessionRecord
+from msal_logout_middleware.stores import Ending, Jti, KeyMark, SessionRecord
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.testing.store_contract import Clock
@@ -138,7 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
         last=seconds,
         work=st.none() | st.binary(max_size=3),
         lease=seconds,
-        claim=st.none() | st.tuples(st.sampled_from(CLAIMS), seconds),
+        jti=st.none() | st.tuples(st.sampled_from(CLAIMS), seconds),
     )
     def end(self, handles, sessions, keys, last, work, lease, claim) -> None:
         if sessions:
@@ -151,7 +151,7 @@ class StoreMachine(RuleBasedStateMachine):
             expires_at=now + last,
             work=work,
             lease_seconds=lease,
-            claim=claim and Claim(claim[0], now + claim[1]),
+            jti=claim and Jti(claim[0], now + claim[1]),
         )
         ended = self.store.end(ending)
         assert ended.claimed is self.model.end(ending, now)

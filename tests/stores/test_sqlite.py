@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from msal_logout_middleware.errors import StoreError
-from msal_logout_middleware.stores import Claim, Ending, SessionRecord
+from msal_logout_middleware.stores import Ending, Jti, SessionRecord
 from msal_logout_middleware.stores import sqlite as sqlite_module
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.testing.store_contract import Clock
@@ -138,7 +138,7 @@ def test_write_sweeps_a_bounded_number_of_rows(path: Path) -> None:
     for number in range(30):
         name = str(number)
         store.add(SessionRecord(name, name, ("k",), 1.0, b"", 2000.0), sign_in=True)
-        store.end(Ending(handles=(f"dead {name}",), expires_at=2000.0, claim=Claim(name, 2000.0)))
+        store.end(Ending(handles=(f"dead {name}",), expires_at=2000.0, jti=Jti(name, 2000.0)))
     clock.now = 1e6
     write(store, b"1")
     assert store.sweep() == 3 * 30 - 20
@@ -413,10 +413,10 @@ def test_change_that_cannot_be_written_whole_is_not_written_at_all(
     store: SQLiteStore, handles: tuple[str, ...], work: Any
 ) -> None:
     with pytest.raises((ValueError, StoreError)):
-        store.end(Ending(handles=handles, expires_at=9e9, work=work, claim=Claim("jti", 9e9)))
+        store.end(Ending(handles=handles, expires_at=9e9, work=work, jti=Jti("jti", 9e9)))
     assert store.marks_since(0, limit=9).marks == []
     assert store.open_rows() == 0
-    assert store.end(Ending(claim=Claim("jti", 9e9))).claimed
+    assert store.end(Ending(jti=Jti("jti", 9e9))).claimed
 
 
 def test_sqlite_without_strict_tables_is_enough(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,7 +495,7 @@ def test_worker_killed_in_the_middle_leaves_each_ending_whole_or_not_at_all(path
                 name = str(number)
                 joined = store.join(SessionRecord(f"new {name}", name, (), 1.0, b"", 9e9))
                 assert joined is (name not in ended)
-                assert store.end(Ending(claim=Claim(name, 9e9))).claimed is (name not in ended)
+                assert store.end(Ending(jti=Jti(name, 9e9))).claimed is (name not in ended)
         for file in path.parent.iterdir():
             file.unlink()
 

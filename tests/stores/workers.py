@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from msal_logout_middleware.stores import Claim, Ending, KeyMark, SessionRecord
+from msal_logout_middleware.stores import Ending, Jti, KeyMark, SessionRecord
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 
 EXPIRES_AT = 9e9
@@ -58,7 +58,7 @@ def claim_all(store: SQLiteStore, number: int) -> list[int]:
     for jti in range(25):
         ending = Ending(
             handles=(f"{jti} by {number}",),
-            claim=Claim(str(jti), EXPIRES_AT),
+            jti=Jti(str(jti), EXPIRES_AT),
             expires_at=EXPIRES_AT,
             work=str(jti).encode(),
             lease_seconds=-1,
@@ -100,7 +100,7 @@ def end_until_killed(path: str) -> None:
                 keys=(KeyMark(f"{number}", 5.0),),
                 expires_at=EXPIRES_AT,
                 work=str(number).encode(),
-                claim=Claim(f"{number}", EXPIRES_AT),
+                jti=Jti(f"{number}", EXPIRES_AT),
             )
         )
         os.write(sys.stdout.fileno(), f"{number}\n".encode())
