@@ -151,6 +151,8 @@ class SQLiteStore:
         self._path = Path(name).absolute()
         self._database = _Database(self._path, busy_timeout_seconds)
         self._generation = Generation(self._path)
+        self.generation: Callable[[], int | None] = self._generation.read
+        """The number of the last ending in whatever process; a replaced file is noticed within a second."""
 
     # Token caches
 
@@ -258,13 +260,6 @@ class SQLiteStore:
             )
             marks = [Mark(*row) for row in rows]
             return Marks(epoch, marks[-1].sequence if len(marks) == limit else last, marks)
-
-    def generation(self) -> int | None:
-        """Return a number that is another one after each `end` that has returned; `None` if that cannot be told.
-
-        A file that is replaced under the running app is noticed within a second.
-        """
-        return self._generation.read()
 
     def open_rows(self) -> int:
         """Return how many journal rows are not finished, leased or not."""

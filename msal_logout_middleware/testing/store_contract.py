@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import anyio
@@ -17,6 +18,7 @@ import pytest
 
 from .._drive import MaybeAwaitable, settle
 from ..stores import (
+    Ended,
     Ending,
     Jti,
     KeyMark,
@@ -309,13 +311,59 @@ class StoreContract(TokenCacheStoreContract):
         assert await settle(store.get("sid")) is None
         assert list(await settle(store.find("h"))) == []
 
-    async def test_handle_is_recorded_once(self, store: Store) -> None:
+    async def test_handle_that_is_known_stays_as_it_is_when_it_is_seen_for_the_first_time(
+        self, store: Store
+    ) -> None:
         record = self.record("h")
         await settle(store.add(record, sign_in=True))
-        assert await settle(store.add(self.record("h", "other", keys=("new",)), sign_in=True))
-        assert await settle(store.join(self.record("h", "other", keys=("new",))))
+        assert await settle(store.add(self.record("h", "other", keys=("new",)), sign_in=False))
         assert await settle(store.get("h")) == record
         assert list(await settle(store.find("new"))) == []
+
+    async def test_sign_in_takes_the_place_of_what_its_handle_was(self, store: Store) -> None:
+        await settle(store.add(self.record("h", "a", keys=("old", "sub")), sign_in=True))
+        await settle(store.join(self.record("h2", "a", keys=("sub",))))
+        new = self.record(
+            "h", "b", keys=("new", "sub"), issued_at=5.0, data=b"new", expires_at=Clock().now + 9
+        )
+        assert await settle(store.add(new, sign_in=True))
+        assert await settle(store.get("h")) == new
+        assert list(await settle(store.find("old"))) == []
+        assert list(await settle(store.find("new"))) == [new]
+        assert {found.handle for found in await settle(store.find("sub"))} == {"h", "h2"}
+        await settle(store.end(self.ending(sessions=("a",))))
+        assert await settle(store.get("h")) == new
+        assert await settle(store.get("h2")) is None
+
+    async def test_joining_adds_keys_to_those_of_the_handle_and_renews_the_rest(self, store: Store) -> None:
+        await settle(store.add(self.record("h", keys=("sub", "sid")), sign_in=True))
+        new = self.record("h", keys=("sid", "oid"), issued_at=5.0, data=b"new", expires_at=Clock().now + 9)
+        assert await settle(store.join(new))
+        joined = await settle(store.get("h"))
+        assert joined == replace(new, keys=("sub", "sid", "oid"))
+        for key in ("sub", "sid", "oid"):
+            assert list(await settle(store.find(key))) == [joined]
+        assert await settle(store.join(replace(new, keys=())))
+        assert await settle(store.get("h")) == joined
+
+    async def test_joining_with_the_handle_of_another_session_takes_its_place(self, store: Store) -> None:
+        await settle(store.add(self.record("h", "a", keys=("old",)), sign_in=True))
+        new = self.record("h", "b", keys=("new",))
+        assert await settle(store.join(new))
+        assert await settle(store.get("h")) == new
+        assert list(await settle(store.find("old"))) == []
+        await settle(store.end(self.ending(sessions=("a",))))
+        assert await settle(store.get("h")) == new
+
+    async def test_joining_what_has_expired_is_recorded_without_its_old_keys(
+        self, store: Store, clock: Clock
+    ) -> None:
+        await settle(store.add(self.record("h", keys=("old",)), sign_in=True))
+        clock.advance(_HOUR)
+        new = self.record("h", keys=("new",), expires_at=clock.now + _HOUR)
+        assert await settle(store.join(new))
+        assert await settle(store.get("h")) == new
+        assert list(await settle(store.find("old"))) == []
 
     async def test_key_finds_every_handle_of_every_session(self, store: Store) -> None:
         records = [self.record("h1", "a"), self.record("h2", "a"), self.record("h3", "b", keys=("sub",))]
@@ -366,12 +414,108 @@ class StoreContract(TokenCacheStoreContract):
         assert await settle(store.get(handle)) is None
         assert handle not in {found.handle for found in await settle(store.find("sub"))}
 
-    async def test_ending_a_handle_leaves_the_others_of_its_session(self, store: Store) -> None:
-        await settle(store.add(self.record("h1"), sign_in=True))
-        await settle(store.join(self.record("h2")))
+    async def test_ending_a_handle_that_is_known_ends_its_whole_session(self, store: Store) -> None:
+        await settle(store.add(self.record("h1", "a"), sign_in=True))
+        await settle(store.join(self.record("h2", "a")))
+        await settle(store.add(self.record("other", "b"), sign_in=True))
         await settle(store.end(self.ending(handles=("h1",))))
+        await self._assert_dead(store, "h1", "a")
+        await self._assert_dead(store, "h2", "a")
+        await self._assert_dead(store, "later", "a")
+        assert [found.handle for found in await settle(store.find("sub"))] == ["other"]
+
+    async def test_ending_a_handle_that_is_not_known_ends_it_alone(self, store: Store) -> None:
+        await settle(store.add(self.record("h"), sign_in=True))
+        ended = await settle(store.end(self.ending(handles=("x",))))
+        assert ended.records == ()
+        await self._assert_dead(store, "x")
+        assert await settle(store.get("h"))
+
+    async def test_ending_by_a_key_ends_the_sessions_that_it_finds_whatever_their_age(
+        self, store: Store, clock: Clock
+    ) -> None:
+        future = self.record("h1", "a", keys=("sub", "sid"), issued_at=clock.now + 10 * _HOUR)
+        await settle(store.add(future, sign_in=True))
+        await settle(store.join(self.record("h2", "a", keys=())))
+        await settle(store.add(self.record("h3", "b", keys=("sub",)), sign_in=False))
+        await settle(store.add(self.record("other", "c", keys=("other",)), sign_in=True))
+        await settle(store.end(self.ending(found_by=("sub",))))
+        for handle, session in (("h1", "a"), ("h2", "a"), ("h3", "b"), ("later", "a"), ("later too", "b")):
+            await self._assert_dead(store, handle, session)
+        assert await settle(store.get("other"))
+
+    async def test_ending_by_a_key_does_not_end_what_comes_later(self, store: Store) -> None:
+        await settle(store.add(self.record("h", "a"), sign_in=True))
+        await settle(store.end(self.ending(found_by=("sub", "sid"))))
+        assert await settle(store.add(self.record("h2", "b"), sign_in=False))
         assert await settle(store.get("h2"))
-        assert await settle(store.join(self.record("h3")))
+
+    async def test_spared_session_lives_with_all_its_handles_though_a_key_finds_it(
+        self, store: Store
+    ) -> None:
+        for handle, session in (("h1", "a"), ("h2", "a"), ("h3", "b"), ("h4", "c")):
+            await settle(store.join(self.record(handle, session)))
+        ended = await settle(store.end(self.ending(found_by=("sub", "sid"), spared=("a", "x"))))
+        assert {record.handle for record in ended.records} == {"h3", "h4"}
+        assert {found.handle for found in await settle(store.find("sub"))} == {"h1", "h2"}
+        assert await settle(store.join(self.record("h5", "a")))
+        await self._assert_dead(store, "h3", "b")
+
+    async def test_session_that_is_named_or_whose_handle_is_ends_though_it_is_spared(
+        self, store: Store
+    ) -> None:
+        await settle(store.add(self.record("h1", "a"), sign_in=True))
+        await settle(store.add(self.record("h2", "b"), sign_in=True))
+        ending = self.ending(handles=("h1",), sessions=("b",), found_by=("sub",), spared=("a", "b"))
+        await settle(store.end(ending))
+        await self._assert_dead(store, "h1", "a")
+        await self._assert_dead(store, "h2", "b")
+
+    async def test_ending_tells_the_records_of_all_that_ended_as_they_were(self, store: Store) -> None:
+        records = [
+            self.record("h1", "a", keys=("k", "sub"), data=b"1", issued_at=1.5),
+            self.record("h2", "a", keys=(), data=b"2"),
+            self.record("h3", "b", keys=("sid", "k")),
+            self.record("h4", "c", keys=()),
+            self.record("h5", "d", keys=("other",)),
+        ]
+        for record in records:
+            await settle(store.join(record))
+        ending = self.ending(handles=("h1", "x", "h1"), sessions=("c", "y"), found_by=("k", "k", "nothing"))
+        ended = await settle(store.end(ending))
+        assert sorted(ended.records, key=lambda record: record.handle) == records[:4]
+        again = await settle(store.end(ending))
+        assert again.records == ()
+
+    async def test_sessions_of_a_user_end_however_many_they_are(self, store: Store) -> None:
+        for number in range(300):
+            keys = (f"sid {number}", "sub")
+            await settle(store.add(self.record(f"h{number}", f"s{number}", keys=keys), sign_in=True))
+        ended = await settle(store.end(self.ending(found_by=("sub",), spared=("s7",))))
+        assert {record.session for record in ended.records} == {f"s{n}" for n in range(300)} - {"s7"}
+        assert [found.handle for found in await settle(store.find("sub"))] == ["h7"]
+        feed = await settle(store.marks_since(0, limit=1000))
+        assert {mark.value for mark in feed.marks} == {f"h{n}" for n in range(300)} - {"h7"}
+        assert feed.cursor == ended.sequence
+
+    async def test_ending_that_ends_nothing_writes_nothing(self, store: Store, clock: Clock) -> None:
+        await settle(store.add(self.record("h", "a"), sign_in=True))
+        before = await settle(store.end(self.ending(handles=("x",))))
+        feed = await settle(store.marks_since(0, limit=9))
+        for nothing in (
+            self.ending(work=b"work"),
+            self.ending(found_by=("nobody's",), work=b"work"),
+            self.ending(found_by=("sub",), spared=("a",), work=b"work"),
+        ):
+            assert await settle(store.end(nothing)) == Ended(True, None, before.sequence)
+        assert await settle(store.marks_since(0, limit=9)) == feed
+        assert await settle(store.open_rows()) == 0
+        assert await settle(store.get("h"))
+
+    async def test_jti_is_claimed_by_an_ending_that_ends_nothing(self, store: Store, clock: Clock) -> None:
+        nothing = self.ending(found_by=("nobody's",), work=b"work", jti=Jti("jti", clock.now + _HOUR))
+        assert (await settle(store.end(nothing))).claimed
+        assert not (await settle(store.end(nothing))).claimed
 
     async def test_ending_a_session_ends_all_its_handles_and_no_others(self, store: Store) -> None:
         await settle(store.add(self.record("h1", "a"), sign_in=True))
@@ -428,8 +572,8 @@ class StoreContract(TokenCacheStoreContract):
 
     async def test_clock_that_is_set_ahead_and_back_revives_nothing(self, store: Store, clock: Clock) -> None:
         await settle(store.add(self.record("h", "a"), sign_in=True))
-        claim = Jti("jti", clock.now + _HOUR)
-        await settle(store.end(self.ending(sessions=("a",), keys=(KeyMark("sub", clock.now),), jti=claim)))
+        jti = Jti("jti", clock.now + _HOUR)
+        await settle(store.end(self.ending(sessions=("a",), keys=(KeyMark("sub", clock.now),), jti=jti)))
         clock.advance(1.5 * _HOUR)
         for number in range(50):  # writes, by which a store may forget what has expired
             await settle(store.add(self.record(f"other {number}", keys=()), sign_in=True))
@@ -437,7 +581,7 @@ class StoreContract(TokenCacheStoreContract):
         await self._assert_dead(store, "h")
         await self._assert_dead(store, "x", session="a")
         assert not await settle(store.add(self.record("y", "b"), sign_in=False))
-        assert not (await settle(store.end(self.ending(jti=claim)))).claimed
+        assert not (await settle(store.end(self.ending(jti=jti)))).claimed
 
     async def test_clock_that_is_set_back_revives_nothing(self, store: Store, clock: Clock) -> None:
         await settle(store.add(self.record("h"), sign_in=True))
@@ -488,30 +632,35 @@ class StoreContract(TokenCacheStoreContract):
         await settle(store.end(self.ending(keys=(KeyMark("sub", 5.0),), expires_at=clock.now + _HOUR)))
         assert await settle(store.add(self.record("h", expires_at=clock.now + 1), sign_in=False))
 
-    # Claims
+    # `jti`s
 
-    async def test_claim_is_granted_once_and_a_refused_ending_changes_nothing(
+    async def test_jti_is_granted_once_and_a_refused_ending_changes_nothing(
         self, store: Store, clock: Clock
     ) -> None:
         await settle(store.add(self.record("h"), sign_in=True))
-        claim = Jti("jti", clock.now + _HOUR)
-        granted = await settle(store.end(self.ending(jti=claim)))
+        jti = Jti("jti", clock.now + _HOUR)
+        granted = await settle(store.end(self.ending(jti=jti)))
         assert granted.claimed
-        marks = {"handles": ("h",), "sessions": ("session",), "keys": (KeyMark("sub", clock.now),)}
-        refused = await settle(store.end(self.ending(**marks, work=b"work", jti=claim)))
-        assert (refused.claimed, refused.row) == (False, None)
+        marks = {
+            "handles": ("h",),
+            "sessions": ("session",),
+            "found_by": ("sub",),
+            "keys": (KeyMark("sub", clock.now),),
+        }
+        refused = await settle(store.end(self.ending(**marks, work=b"work", jti=jti)))
+        assert refused == Ended(False, None, granted.sequence)
         assert await settle(store.get("h"))
         assert await settle(store.join(self.record("h2")))
         assert await settle(store.add(self.record("h3", "b"), sign_in=False))
         assert await settle(store.open_rows()) == 0
         assert list((await settle(store.marks_since(0, limit=10))).marks) == []
-        assert (await settle(store.end(self.ending()))).sequence > granted.sequence
+        assert (await settle(store.end(self.ending(handles=("x",))))).sequence > granted.sequence
 
-    async def test_claims_do_not_stand_in_each_others_way(self, store: Store, clock: Clock) -> None:
+    async def test_jtis_do_not_stand_in_each_others_way(self, store: Store, clock: Clock) -> None:
         for name in ("jti 1", "jti 2", "JTI 1"):
             assert (await settle(store.end(self.ending(jti=Jti(name, clock.now + _HOUR))))).claimed
 
-    async def test_claim_can_be_made_again_once_it_expired(self, store: Store, clock: Clock) -> None:
+    async def test_jti_can_be_claimed_again_once_it_expired(self, store: Store, clock: Clock) -> None:
         assert (await settle(store.end(self.ending(jti=Jti("jti", clock.now + 10))))).claimed
         clock.advance(9)
         assert not (await settle(store.end(self.ending(jti=Jti("jti", clock.now + 10))))).claimed
@@ -524,17 +673,43 @@ class StoreContract(TokenCacheStoreContract):
     async def test_work_belongs_to_its_writer_until_the_lease_runs_out(
         self, store: Store, clock: Clock
     ) -> None:
-        ended = await settle(store.end(self.ending(work=b"\0work\xff", lease_seconds=30)))
+        ended = await settle(store.end(self.ending(handles=("h",), work=b"\0work\xff", lease_seconds=30)))
         assert ended.row is not None
         assert await settle(store.open_rows()) == 1
         clock.advance(29.5)
         assert list(await settle(store.take(limit=10, lease_seconds=5))) == []
         clock.advance(0.5)
-        assert list(await settle(store.take(limit=10, lease_seconds=5))) == [(ended.row, b"\0work\xff")]
+        assert list(await settle(store.take(limit=10, lease_seconds=5))) == [(ended.row, b"\0work\xff", ())]
         clock.advance(4.5)
         assert list(await settle(store.take(limit=10, lease_seconds=5))) == []
         clock.advance(0.5)
-        assert list(await settle(store.take(limit=10, lease_seconds=5))) == [(ended.row, b"\0work\xff")]
+        assert list(await settle(store.take(limit=10, lease_seconds=5))) == [(ended.row, b"\0work\xff", ())]
+
+    async def test_journal_keeps_the_data_of_what_ended_each_once_for_as_often_as_it_is_taken(
+        self, store: Store, clock: Clock
+    ) -> None:
+        for handle, session, data in (("h1", "a", b"1"), ("h2", "a", b"\0\xff"), ("h3", "b", b"1")):
+            await settle(store.join(self.record(handle, session, data=data)))
+        await settle(store.add(self.record("h4", "c", keys=(), data=b"another's"), sign_in=True))
+        found = self.ending(found_by=("sub",), work=b"found", lease_seconds=0)
+        named = self.ending(handles=("h4",), work=b"named", lease_seconds=0)
+        for ending in (found, named):
+            await settle(store.end(ending))
+        for _ in range(2):
+            rows = await settle(store.take(limit=9, lease_seconds=0))
+            assert [(row.work, sorted(row.data)) for row in rows] == [
+                (b"found", [b"\0\xff", b"1"]),
+                (b"named", [b"another's"]),
+            ]
+
+    async def test_data_is_not_in_the_work_that_comes_after_it_is_finished(self, store: Store) -> None:
+        for number in range(3):
+            await settle(store.add(self.record(f"h{number}", f"s{number}", keys=()), sign_in=True))
+            ended = await settle(store.end(self.ending(handles=(f"h{number}",), work=b"1")))
+            assert ended.row is not None
+            await settle(store.finish(ended.row))
+        await settle(store.end(self.ending(handles=("x",), work=b"2", lease_seconds=0)))
+        assert [row.data for row in await settle(store.take(limit=9, lease_seconds=1))] == [()]
 
     async def test_ending_without_work_leaves_none(self, store: Store) -> None:
         assert (await settle(store.end(self.ending(handles=("h",))))).row is None
@@ -542,7 +717,7 @@ class StoreContract(TokenCacheStoreContract):
 
     async def test_work_is_taken_oldest_first_and_up_to_the_limit(self, store: Store, clock: Clock) -> None:
         for lease, work in ((3, b"1"), (1, b"2"), (2, b"3")):
-            await settle(store.end(self.ending(work=work, lease_seconds=lease)))
+            await settle(store.end(self.ending(handles=("h",), work=work, lease_seconds=lease)))
         clock.advance(3)
         assert [row.work for row in await settle(store.take(limit=2, lease_seconds=9))] == [b"1", b"2"]
         assert [row.work for row in await settle(store.take(limit=2, lease_seconds=9))] == [b"3"]
@@ -551,8 +726,8 @@ class StoreContract(TokenCacheStoreContract):
     async def test_finished_work_is_gone_and_finishing_again_is_no_error(
         self, store: Store, clock: Clock
     ) -> None:
-        first = await settle(store.end(self.ending(work=b"1")))
-        second = await settle(store.end(self.ending(work=b"2")))
+        first = await settle(store.end(self.ending(handles=("h",), work=b"1")))
+        second = await settle(store.end(self.ending(handles=("h",), work=b"2")))
         assert first.row is not None
         assert first.row != second.row
         for row in (first.row, first.row, "no such row"):
@@ -562,14 +737,14 @@ class StoreContract(TokenCacheStoreContract):
         assert [row.row for row in await settle(store.take(limit=9, lease_seconds=1))] == [second.row]
 
     async def test_unfinished_work_does_not_expire(self, store: Store, clock: Clock) -> None:
-        await settle(store.end(self.ending(work=b"1", expires_at=clock.now)))
+        await settle(store.end(self.ending(handles=("h",), work=b"1", expires_at=clock.now)))
         clock.advance(365 * 24 * _HOUR)
         for number in range(50):
             await settle(store.add(self.record(f"h{number}"), sign_in=True))
         assert [row.work for row in await settle(store.take(limit=9, lease_seconds=1))] == [b"1"]
 
     async def test_clock_that_is_set_far_back_does_not_hold_work_up(self, store: Store, clock: Clock) -> None:
-        await settle(store.end(self.ending(work=b"1")))
+        await settle(store.end(self.ending(handles=("h",), work=b"1")))
         clock.advance(-24 * _HOUR)
         assert [row.work for row in await settle(store.take(limit=9, lease_seconds=1))] == [b"1"]
 
@@ -641,19 +816,51 @@ class StoreContract(TokenCacheStoreContract):
         with pytest.raises(ValueError, match="limit"):
             await settle(store.take(limit=0, lease_seconds=1))
 
+    # The generation
+
+    async def test_generation_is_another_one_after_each_ending(self, store: Store, clock: Clock) -> None:
+        seen: list[int | None] = []
+        for number in range(5):
+            await settle(store.add(self.record(f"h{number}", f"s{number}", keys=("sub",)), sign_in=True))
+            for ending in (
+                self.ending(handles=(f"h{number}",)),
+                self.ending(handles=(f"x{number}",)),
+                self.ending(handles=("again and again",)),
+                self.ending(sessions=("nobody's",)),
+                self.ending(keys=(KeyMark("sub", clock.now),)),
+            ):
+                await settle(store.end(ending))
+                seen.append(store.generation())
+        told = [each for each in seen if each is not None]
+        assert len(set(told)) == len(told)
+
+    async def test_generation_stays_while_nothing_ends(self, store: Store, clock: Clock) -> None:
+        await settle(store.end(self.ending(handles=("x",), work=b"work", lease_seconds=0)))
+        await settle(store.marks_since(0, limit=9))
+        before = store.generation()
+        await _write(store, "alice", b"1")
+        await settle(store.add(self.record("h", "a"), sign_in=True))
+        await settle(store.join(self.record("h2", "a")))
+        await settle(store.end(self.ending(found_by=("nobody's",), jti=Jti("jti", clock.now + _HOUR))))
+        await settle(store.end(self.ending(handles=("h",), jti=Jti("jti", clock.now + _HOUR))))
+        for row in await settle(store.take(limit=9, lease_seconds=9)):
+            await settle(store.finish(row.row))
+        await settle(store.marks_since(0, limit=9))
+        assert store.generation() in (before, None)
+
     # Many at once
 
-    async def test_of_endings_at_once_only_one_gets_the_claim(self, store: Store, clock: Clock) -> None:
+    async def test_of_endings_at_once_only_one_gets_the_jti(self, store: Store, clock: Clock) -> None:
         for round_number in range(5):
-            claim = Jti(f"jti {round_number}", clock.now + _HOUR)
-            endings = [self.ending(jti=claim, work=b"work") for _ in range(_CALLERS)]
+            jti = Jti(f"jti {round_number}", clock.now + _HOUR)
+            endings = [self.ending(handles=("h",), jti=jti, work=b"work") for _ in range(_CALLERS)]
             ended = await _at_once([_bound(store.end, ending) for ending in endings])
             assert sum(each.claimed for each in ended) == 1
             assert await settle(store.open_rows()) == round_number + 1
 
     async def test_of_takers_at_once_each_gets_work_of_its_own(self, store: Store, clock: Clock) -> None:
         for number in range(2 * _CALLERS):
-            await settle(store.end(self.ending(work=str(number).encode())))
+            await settle(store.end(self.ending(handles=("h",), work=str(number).encode())))
         clock.advance(_HOUR)
         calls = [_bound(store.take, limit=3, lease_seconds=_HOUR) for _ in range(_CALLERS)]
         taken = [row.row for rows in await _at_once(calls) for row in rows]
@@ -674,6 +881,23 @@ class StoreContract(TokenCacheStoreContract):
             assert list(await settle(store.find("sub"))) == []
             for record in records:
                 await self._assert_dead(store, record.handle, session)
+
+    async def test_session_that_is_recorded_while_its_user_is_signed_out_ends_or_was_not_found(
+        self, store: Store
+    ) -> None:
+        for round_number in range(5):
+            key = f"sub {round_number}"
+            records = [
+                self.record(f"{key} h{number}", f"{key} s{number}", keys=(key,)) for number in range(_CALLERS)
+            ]
+            calls: list[Callable[[], MaybeAwaitable[Any]]] = [
+                _bound(store.add, record, sign_in=True) for record in records
+            ]
+            calls.insert(_CALLERS // 2, _bound(store.end, self.ending(found_by=(key,))))
+            ended = {record.handle for record in (await _at_once(calls))[_CALLERS // 2].records}
+            live = {record.handle for record in await settle(store.find(key))}
+            assert ended | live == {record.handle for record in records}
+            assert not ended & live
 
     async def test_sequence_numbers_of_endings_at_once_are_their_own(self, store: Store) -> None:
         endings = [self.ending(handles=(f"h{number}",)) for number in range(_CALLERS)]

@@ -30,6 +30,7 @@ class AsyncStore:
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
+        self.generation = store.generation
 
     def __getattr__(self, name):
         method = getattr(self._store, name)

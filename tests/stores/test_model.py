@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,20 @@ from msal_logout_middleware.testing.store_contract import Clock
 
 few = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
-HANDLES, SESSIONS, KEYS, CLAIMS = ("h1", "h2", "h3", "h4"), ("a", "b"), ("sid", "sub"), ("jti1", "jti2")
+HANDLES, SESSIONS, KEYS, JTIS = ("h1", "h2", "h3", "h4"), ("a", "b", "c"), ("sid", "sub"), ("jti1", "jti2")
 CACHES = ("alice", "bob")
 NOW = 1000.0
 seconds = st.integers(0, 12).map(float)
 some_handles = st.lists(st.sampled_from(HANDLES), max_size=2, unique=True).map(tuple)
 some_sessions = st.lists(st.sampled_from(SESSIONS), max_size=1).map(tuple)
+some_keys = st.lists(st.sampled_from(KEYS), max_size=2).map(tuple)
 key_marks = st.builds(KeyMark, st.sampled_from(KEYS), seconds.map(lambda after: NOW + after))
 
 
 @dataclass
 class Work:
     work: bytes
+    data: set[bytes]
     leased_until: float
 
 
@@ -42,8 +44,9 @@ class Model:
     dead_handles: dict[str, float] = field(default_factory=dict)
     dead_sessions: dict[str, float] = field(default_factory=dict)
     key_marks: dict[str, tuple[float, float]] = field(default_factory=dict)
-    claims: dict[str, float] = field(default_factory=dict)
+    jtis: dict[str, float] = field(default_factory=dict)
     journal: dict[str, Work] = field(default_factory=dict)
+    ended_something: bool = False
 
     def lives(self, handle: str, now: float) -> bool:
         return handle in self.records and self.records[handle].expires_at > now
@@ -56,7 +59,7 @@ class Model:
     def add(self, record: SessionRecord, now: float, *, sign_in: bool) -> bool:
         if self.is_dead(record, now):
             return False
-        if self.lives(record.handle, now):
+        if self.lives(record.handle, now) and not sign_in:
             return True
         for key in () if sign_in else record.keys:
             before, expires_at = self.key_marks.get(key, (0, 0))
@@ -66,18 +69,29 @@ class Model:
         return True
 
     def join(self, record: SessionRecord, now: float) -> bool:
-        return self.add(record, now, sign_in=True)
-
-    def end(self, ending: Ending, now: float) -> bool:
-        if ending.claim and self.claims.get(ending.claim.key, 0) > now:
+        if self.is_dead(record, now):
             return False
-        if ending.claim:
-            self.claims[ending.claim.key] = ending.claim.expires_at
-        handles = set(ending.handles)
-        for session in ending.sessions:
-            handles |= {handle for handle, record in self.records.items() if record.session == session}
+        if self.lives(record.handle, now) and self.records[record.handle].session == record.session:
+            keys = self.records[record.handle].keys
+            record = replace(record, keys=keys + tuple(key for key in record.keys if key not in keys))
+        self.records[record.handle] = record
+        return True
+
+    def end(self, ending: Ending, now: float) -> list[SessionRecord] | None:
+        """Return what ended; `None` if the `jti` had been claimed."""
+        if ending.jti and self.jtis.get(ending.jti.key, 0) > now:
+            return None
+        if ending.jti:
+            self.jtis[ending.jti.key] = ending.jti.expires_at
+        sessions = set(ending.sessions)
+        for handle, record in self.records.items():
+            is_found = any(key in ending.found_by for key in record.keys)
+            if handle in ending.handles or (is_found and record.session not in ending.spared):
+                sessions.add(record.session)
+        ended = [record for record in self.records.values() if record.session in sessions]
+        for session in sessions:
             self.dead_sessions[session] = max(self.dead_sessions.get(session, 0), ending.expires_at)
-        for handle in handles:
+        for handle in {*ending.handles, *(record.handle for record in ended)}:
             self.dead_handles[handle] = max(self.dead_handles.get(handle, 0), ending.expires_at)
             self.records.pop(handle, None)
         for key, before in ending.keys:
@@ -86,7 +100,8 @@ class Model:
                 max(before, old_before if old_expires_at > now else 0),
                 max(ending.expires_at, old_expires_at),
             )
-        return True
+        self.ended_something = bool(sessions or ending.handles or ending.keys)
+        return ended
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -103,6 +118,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = Model()
         self.versions: dict[str, list[str]] = {key: [] for key in CACHES}
         self.cursor, self.marks, self.last_sequence = 0, dict[Any, Any](), 0
+        self.generations: set[int | None] = {None}
         self.time_went_back = False
         self.store = self.make()
 
@@ -134,41 +150,58 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         handles=some_handles,
         sessions=some_sessions,
+        found_by=some_keys,
+        spared=some_sessions,
         keys=st.lists(key_marks, max_size=2).map(tuple),
         last=seconds,
         work=st.none() | st.binary(max_size=3),
         lease=seconds,
-        jti=st.none() | st.tuples(st.sampled_from(CLAIMS), seconds),
+        jti=st.none() | st.tuples(st.sampled_from(JTIS), seconds),
     )
-    def end(self, handles, sessions, keys, last, work, lease, claim) -> None:
-        if sessions:
-            self.sweep()  # a record that has expired may be forgotten, or marked
+    def end(self, handles, sessions, found_by, spared, keys, last, work, lease, jti) -> None:
+        self.sweep()  # a record that has expired may be forgotten, or end
         now = self.clock.now
         ending = Ending(
             handles=handles,
             sessions=sessions,
+            found_by=found_by,
+            spared=spared,
             keys=keys,
             expires_at=now + last,
             work=work,
             lease_seconds=lease,
-            jti=claim and Jti(claim[0], now + claim[1]),
+            jti=jti and Jti(jti[0], now + jti[1]),
         )
+        generation = self.store.generation()
         ended = self.store.end(ending)
-        assert ended.claimed is self.model.end(ending, now)
-        assert (ended.row is not None) is (ended.claimed and work is not None)
-        if ended.claimed:
+        records = self.model.end(ending, now)
+        assert ended.claimed is (records is not None)
+        assert sorted(ended.records, key=lambda record: record.handle) == sorted(
+            records or [], key=lambda record: record.handle
+        )
+        changed = ended.claimed and self.model.ended_something
+        assert (ended.row is not None) is (changed and work is not None)
+        if changed:
             assert ended.sequence > self.last_sequence
-        assert ended.sequence >= self.last_sequence
+            self.store.marks_since(0, limit=1)  # which tells the generation if nobody has yet
+            assert self.store.generation() not in self.generations
+            self.generations.add(self.store.generation())
+        else:
+            assert ended.sequence == self.last_sequence
+            assert self.store.generation() == generation
         self.last_sequence = ended.sequence
         if ended.row is not None and work is not None:
-            self.model.journal[ended.row] = Work(work, now + lease)
+            data = {record.data for record in ended.records}
+            self.model.journal[ended.row] = Work(work, data, now + lease)
 
     @rule(limit=st.integers(1, 3), lease=seconds)
     def take(self, limit: int, lease: float) -> None:
         taken = self.store.take(limit=limit, lease_seconds=lease)
         now = self.clock.now
         rows = [row for row, work in self.model.journal.items() if work.leased_until <= now][:limit]
-        assert [tuple(each) for each in taken] == [(row, self.model.journal[row].work) for row in rows]
+        assert [(each.row, each.work, sorted(each.data)) for each in taken] == [
+            (row, self.model.journal[row].work, sorted(self.model.journal[row].data)) for row in rows
+        ]
         for row in rows:
             self.model.journal[row].leased_until = now + lease
 
