@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from msal_logout_middleware.stores import Ending, Jti, KeyMark, SessionRecord
+from msal_logout_middleware.stores import _generation as generation_module
 from msal_logout_middleware.stores.sqlite import SQLiteStore
+
+from .readers import Reader
 
 EXPIRES_AT = 9e9
 LONG_SECONDS = 60
@@ -105,3 +110,67 @@ def end_until_killed(path: str) -> None:
         )
         os.write(sys.stdout.fileno(), f"{number}\n".encode())
         number += 1
+
+
+ENDINGS, WRITERS, READERS = 25, 4, 2
+
+
+def end_and_read(path: str) -> None:
+    """Let processes end sessions, and others see of each that it has ended as soon as `end` has returned."""
+    spawn = multiprocessing.get_context("spawn")
+    start = spawn.Barrier(WRITERS + READERS)
+    ended = [spawn.SimpleQueue() for _ in range(READERS)]
+    workers = [spawn.Process(target=_end_and_tell, args=(path, n, start, ended)) for n in range(WRITERS)]
+    workers += [spawn.Process(target=_look_when_told, args=(path, start, told)) for told in ended]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(LONG_SECONDS)
+    assert [worker.exitcode for worker in workers] == [0] * (WRITERS + READERS)
+
+
+def _end_and_tell(path: str, number: int, start: Any, ended: list[Any]) -> None:
+    store = SQLiteStore(path, busy_timeout_seconds=LONG_SECONDS)
+    start.wait(LONG_SECONDS)
+    for ending in range(ENDINGS):
+        name = f"{ending} by {number}"
+        store.end(Ending(handles=(name,), expires_at=EXPIRES_AT))
+        for tell in ended:
+            tell.put(name)
+
+
+def _look_when_told(path: str, start: Any, told: Any) -> None:
+    reader = Reader(SQLiteStore(path, busy_timeout_seconds=LONG_SECONDS))
+    reader.look()
+    start.wait(LONG_SECONDS)
+    for _ in range(WRITERS * ENDINGS):
+        name = told.get()
+        assert name in reader.look(), f"{name} has ended, and the generation does not tell"
+    assert reader.store.generation() is not None
+
+
+def end_stopping_at(path: str, where: str) -> None:
+    """End a session; say when a point of it is reached, and go on when told."""
+    write, points = generation_module._write, iter(["locked", "pending", "committed", "told"])
+
+    def stop() -> None:
+        if next(points, None) == where:
+            print("there", flush=True)
+            sys.stdin.readline()
+
+    def stopping(words: memoryview, value: int) -> None:
+        stop()
+        write(words, value)
+        stop()
+
+    generation_module._write = stopping
+    SQLiteStore(path).end(Ending(handles=("late",), expires_at=EXPIRES_AT))
+    print("ended", flush=True)
+
+
+def count_without_lock(store: SQLiteStore, _number: int) -> None:
+    """Count a word in shared memory up, as one would do it without knowing better."""
+    with Path(f"{store._path}-count").open("r+b") as file:
+        words = memoryview(mmap.mmap(file.fileno(), 8)).cast("Q")
+        for _ in range(100_000):
+            words[0] += 1
