@@ -99,10 +99,13 @@ class Generation:
             _write(words, number)
 
     def heal(self, read_number: Callable[[], int]) -> None:
-        """Write the number that a killed writer left out, unless somebody is about to.
+        """Write the number that a killed writer left out, or that nobody has written yet.
+
+        Args:
+            read_number: Reads the number from the database. Nothing ends meanwhile.
 
         Raises:
-            OSError: The file cannot be opened, or somebody is about to.
+            OSError: The file cannot be opened, or somebody is about to write the number.
         """
         if SUPPORTED and self.read() is None:
             with self._locked(wait_seconds=0.0) as words:
@@ -115,11 +118,7 @@ class Generation:
         self._map = None
 
     def _is_good(self) -> bool:
-        """Look whether the mapped files are still those at their paths; if not, map what is there now.
-
-        Returns:
-            `False` if they were not: what a reader knows may be of another database.
-        """
+        """Tell whether the mapped files are still those at their paths; if not, map what is there now."""
         if not SUPPORTED:
             return False
         old = self._map
@@ -129,22 +128,17 @@ class Generation:
             return False
         self._map, self._words = new, new.words
         self._good_until = monotonic() + IDENTITY_SECONDS
-        return old is None or new is old
+        return old is None or new is old  # else what the reader knows may be of another database
 
     def _mapped(self) -> _Map | None:
         try:
-            descriptor = os.open(self._path(), os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
+            with self._path().open("r+b", buffering=0) as word:
+                files = self._files()
+                if files is None or files[0] != _file(os.fstat(word.fileno())):
+                    return None
+                return _Map(_map(word.fileno()), *files)
+        except (OSError, ValueError):  # it is not there, or was cut meanwhile
             return None
-        try:
-            files = self._files()
-            return (
-                _Map(_map(descriptor), *files) if files and files[0] == _file(os.fstat(descriptor)) else None
-            )
-        except OSError:
-            return None
-        finally:
-            os.close(descriptor)
 
     def _files(self) -> tuple[_File, _File] | None:
         """Name the files at the paths: the word's and the database's; `None` if one is not there, or too short."""
@@ -156,16 +150,14 @@ class Generation:
 
     def _path(self) -> Path:
         """Name the word's file. Links to the database lead to one word."""
-        return Path(f"{self._database.resolve()}-generation")
+        return Path(f"{os.path.realpath(self._database)}-generation")
 
     @contextmanager
     def _locked(self, wait_seconds: float) -> Iterator[memoryview]:
         descriptor = self._open_locked(monotonic() + wait_seconds)
         try:
-            if os.fstat(descriptor).st_size < _BYTES:
-                os.pwrite(
-                    descriptor, bytes(_BYTES), 0
-                )  # no hole, for which a full disk would have no room later
+            if os.fstat(descriptor).st_size < _BYTES:  # no hole, for which a full disk has no room later
+                os.pwrite(descriptor, bytes(_BYTES), 0)
             yield _map(descriptor)
         finally:
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone is not enough if the process has forked

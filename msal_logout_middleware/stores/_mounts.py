@@ -1,7 +1,8 @@
-"""Which directories are on another machine's disk, as Linux tells."""
+"""Which files are on another machine's disk, as Linux tells."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -17,28 +18,28 @@ NETWORK_FILESYSTEMS = frozenset(
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-def network_filesystem(folder: Path) -> str | None:
-    """Return the type of the filesystem that a folder is on if it is one of another machine's.
+def network_filesystem(path: Path) -> str | None:
+    """Return the type of the filesystem that a file is on if it is one of another machine's.
 
     Args:
-        folder: Any folder, links and all.
+        path: The file, there or not. Links are followed.
 
     Returns:
-        `None` for a local filesystem, and where the system has no such list.
+        `None` for a local filesystem, and where the system has no list of mounts.
     """
     try:
         mounts = _MOUNTS.read_text("utf-8", "surrogateescape")
     except OSError:
         return None
-    filesystem = filesystem_of(folder.resolve(), mounts)
+    filesystem = filesystem_of(Path(os.path.realpath(path)), mounts)
     return filesystem if filesystem in NETWORK_FILESYSTEMS else None
 
 
-def filesystem_of(folder: Path, mounts: str) -> str | None:
-    """Return the type of the filesystem that a folder is on.
+def filesystem_of(path: Path, mounts: str) -> str | None:
+    """Return the type of the filesystem that a file is on.
 
     Args:
-        folder: Its real, absolute path.
+        path: Its real, absolute path.
         mounts: The text of `/proc/self/mountinfo` (proc(5)). Of two mounts on one point the later is on top.
     """
     found: tuple[int, str] | None = None
@@ -46,7 +47,7 @@ def filesystem_of(folder: Path, mounts: str) -> str | None:
         before, _, after = line.partition(" - ")
         point = Path(_unescaped(before.split(" ")[4]))
         depth = len(point.parts)
-        if folder.is_relative_to(point) and (found is None or depth >= found[0]):
+        if path.is_relative_to(point) and (found is None or depth >= found[0]):
             found = depth, after.split(" ")[0]
     return found and found[1]
 

@@ -211,7 +211,7 @@ class SQLiteStore:
     def end(self, ending: Ending) -> Ended:
         """End sessions: marks, journal and `jti` in one transaction. Every ending is committed here."""
         with ExitStack() as until_committed, self._changing() as (db, now):
-            epoch, sequence = db.execute("SELECT epoch, sequence FROM meta").fetchone()
+            epoch, sequence = _state(db)
             if ending.jti and not _claim(db, ending.jti, now):
                 return Ended(claimed=False, row=None, sequence=sequence)
             sessions = _sessions(db, ending)
@@ -249,10 +249,10 @@ class SQLiteStore:
 
         A cursor that comes back smaller than it went means that the file is older than the caller's marks.
         """
-        with suppress(OSError):  # somebody is about to write it
-            self._generation.heal(self._read_number)
         with self._database.reading() as db:
-            epoch, last = db.execute("SELECT epoch, sequence FROM meta").fetchone()
+            with suppress(OSError):  # somebody is about to write it
+                self._generation.heal(lambda: number_of(*_state(db)))
+            epoch, last = _state(db)
             rows = db.execute(
                 """SELECT kind, value, before, sequence, expires_at FROM marks
                     WHERE sequence > ? AND kind <> 'session' AND expires_at > ? ORDER BY sequence LIMIT ?""",
@@ -291,7 +291,7 @@ class SQLiteStore:
 
     def network_mount(self) -> str | None:
         """Return the type of the filesystem that the file is on, if it is one of another machine's, else `None`."""
-        return network_filesystem(self._path.parent)
+        return network_filesystem(self._path)
 
     @contextmanager
     def _telling(self, number: int) -> Iterator[None]:
@@ -304,10 +304,6 @@ class SQLiteStore:
                 f"the file {self._path}-generation cannot be written, or another worker holds it for too long:"
                 " the app must be allowed to write it"
             ) from error
-
-    def _read_number(self) -> int:
-        with self._database.reading() as db:
-            return number_of(*db.execute("SELECT epoch, sequence FROM meta").fetchone())
 
     @contextmanager
     def _changing(self) -> Iterator[tuple[sqlite3.Connection, float]]:
@@ -333,6 +329,12 @@ def _load(db: sqlite3.Connection, key: str, now: float) -> Loaded:
 def _record(row: tuple[str, str, str, float, bytes, float]) -> SessionRecord:
     handle, session, keys, issued_at, data, expires_at = row
     return SessionRecord(handle, session, tuple(json.loads(keys)), issued_at, data, expires_at)
+
+
+def _state(db: sqlite3.Connection) -> tuple[str, int]:
+    """Return the epoch, and the sequence number of the last change."""
+    epoch, sequence = db.execute("SELECT epoch, sequence FROM meta").fetchone()
+    return epoch, sequence
 
 
 def _get(db: sqlite3.Connection, handle: str, now: float) -> SessionRecord | None:
@@ -570,7 +572,7 @@ class _Database:
         return status.st_dev, status.st_ino
 
     def _open(self, opening: int) -> _Connection:
-        filesystem = network_filesystem(self._path.parent)
+        filesystem = network_filesystem(self._path)
         if filesystem is not None:
             raise StoreError(
                 f"the store's database {self._path} is on a network mount ({filesystem}), which other machines may"

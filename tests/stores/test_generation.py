@@ -18,6 +18,7 @@ import pytest
 from msal_logout_middleware.errors import StoreError
 from msal_logout_middleware.stores import Ending, KeyMark
 from msal_logout_middleware.stores import _generation as generation_module
+from msal_logout_middleware.stores._generation import Generation
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 
@@ -124,6 +125,12 @@ def test_no_two_databases_or_endings_have_one_number(tmp_path: Path) -> None:
 def test_store_that_is_not_used_makes_no_file_to_tell_its_generation(path: Path) -> None:
     assert SQLiteStore(path).generation() is None
     assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["loop.db", "folder that is not there/logout.db"])
+def test_generation_of_what_cannot_be_opened_is_not_told_and_no_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
+    assert SQLiteStore(tmp_path / name).generation() is None
 
 
 def test_closed_store_tells_the_generation_anew(store: SQLiteStore, reader: Reader) -> None:
@@ -385,6 +392,25 @@ def test_parent_and_forked_child_see_each_others_endings(store: SQLiteStore) -> 
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     for descriptor in (told, tell, heard):
         os.close(descriptor)
+
+
+@forks
+@may_warn
+def test_process_that_was_forked_in_the_middle_of_an_ending_does_not_hold_the_next_one_up(
+    store: SQLiteStore, path: Path
+) -> None:
+    end(store, "h")
+    wait, go_on = os.pipe()
+    with Generation(path).changing(1, wait_seconds=0):
+        pid = os.fork()
+        if pid == 0:
+            os.read(wait, 1)
+            os._exit(0)
+    end(store, "h2")
+    os.write(go_on, b".")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(wait)
+    os.close(go_on)
 
 
 @forks

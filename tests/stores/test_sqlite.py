@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from msal_logout_middleware.errors import StoreError
-from msal_logout_middleware.stores import Ending, Jti, SessionRecord
+from msal_logout_middleware.stores import Ending, Jti, KeyMark, SessionRecord
 from msal_logout_middleware.stores import sqlite as sqlite_module
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.testing.store_contract import Clock
@@ -428,6 +428,74 @@ def test_sqlite_without_strict_tables_is_enough(store: SQLiteStore, monkeypatch:
     assert store.find("k") == [record]
     assert store.end(Ending(sessions=("s",), expires_at=9e9)).claimed
     assert store.find("k") == []
+
+
+# Many sessions
+
+
+def fill(store: SQLiteStore, sessions: int) -> None:
+    """Record sessions of one user each, in one transaction."""
+    with store._database.writing() as connection:
+        for number in range(sessions):
+            keys = (f"sub {number}", f"sid {number}", "oid")
+            record = SessionRecord(f"h{number}", f"s{number}", keys, 1.0, b"%d" % number, 9e9)
+            sqlite_module._insert(connection, record)
+
+
+ENDINGS = [
+    Ending(found_by=("sub 7", "sid 8"), spared=("s9",), work=b"work", jti=Jti("jti", 9e9), expires_at=9e9),
+    Ending(
+        handles=("h1", "x"), sessions=("s2", "y"), keys=(KeyMark("sub 3", 1.0),), work=b"", expires_at=9e9
+    ),
+]
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=["found", "named"])
+def test_ending_looks_at_nothing_but_what_ends(store: SQLiteStore, ending: Ending) -> None:
+    fill(store, 10)
+    said: list[str] = []
+    connection = store._database._idle[0].sqlite
+    connection.set_trace_callback(said.append)
+    assert len(store.end(ending).records) == 2
+    connection.set_trace_callback(None)
+    statements = {sql for sql in said if sql.startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))}
+    plans = [row[3] for sql in statements for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+    assert [plan for plan in plans if plan.startswith("SCAN") and plan != "SCAN meta"] == []
+    assert any("records_by_session" in plan for plan in plans)
+
+
+def test_ending_takes_as_many_steps_among_ten_thousand_sessions_as_among_a_hundred(tmp_path: Path) -> None:
+    steps = []
+    for sessions in (100, 10_000):
+        with contextlib.closing(SQLiteStore(tmp_path / f"{sessions}.db")) as store:
+            fill(store, sessions)
+            taken = [0]
+
+            def step(taken: list[int] = taken) -> int:
+                taken[0] += 1
+                return 0
+
+            connection = store._database._idle[0].sqlite
+            connection.set_progress_handler(step, 1)  # each instruction of SQLite's machine
+            assert len(store.end(ENDINGS[0]).records) == 2
+            connection.set_progress_handler(None, 0)
+            steps += taken
+    assert steps[0] == steps[1] > 100
+
+
+def test_ten_thousand_sessions_of_one_user_end_in_one_operation(store: SQLiteStore) -> None:
+    fill(store, 10_000)
+    store.add(SessionRecord("other", "other", ("sub",), 1.0, b"", 9e9), sign_in=True)
+    ended = store.end(Ending(found_by=("oid",), work=b"work", lease_seconds=-1, expires_at=9e9))
+    assert len(ended.records) == 10_000
+    assert store.find("oid") == []
+    assert store.get("other")
+    assert len(store.marks_since(0, limit=20_000).marks) == 10_000
+    (row,) = store.take(limit=2, lease_seconds=1)
+    assert row.data == tuple(record.data for record in ended.records)
+    store.finish(row.row)
+    with store._database.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM journal_data").fetchone() == (0,)
 
 
 # Threads
