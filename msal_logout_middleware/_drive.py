@@ -80,6 +80,10 @@ class World(Protocol):
         """Call a function that blocks, such as one that fetches the provider's metadata."""
         ...
 
+    async def beside(self, flow: Coroutine[Any, Any, T]) -> T:
+        """Drive a part of a flow whose stores may block."""
+        ...
+
 
 class BlockingWorld:
     """The world of a thread that may wait."""
@@ -92,9 +96,20 @@ class BlockingWorld:
         """Call a function that blocks."""
         return function()
 
+    async def beside(self, flow: Coroutine[Any, Any, T]) -> T:
+        """Drive a part of a flow, here."""
+        return await flow
+
 
 class LoopWorld:
-    """The world of an event loop."""
+    """The world of an event loop.
+
+    Args:
+        blocks: Whether stores block, so that what asks them needs a worker thread.
+    """
+
+    def __init__(self, *, blocks: bool = False) -> None:
+        self._blocks = blocks
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -103,6 +118,22 @@ class LoopWorld:
     async def call(self, function: Callable[[], T]) -> T:
         """Call a function that blocks, in a thread."""
         return await anyio.to_thread.run_sync(function)
+
+    async def beside(self, flow: Coroutine[Any, Any, T]) -> T:
+        """Drive a part of a flow, in a thread if it may block."""
+        return await (run_beside_loop(flow) if self._blocks else flow)
+
+
+async def drive(flow: Callable[[World], Coroutine[Any, Any, T]], *, blocks: bool) -> T:
+    """Drive a flow from an event loop, to its end: a caller that goes away must not leave a session half ended.
+
+    Args:
+        flow: Makes the coroutine, given its world.
+        blocks: Whether a part of it waits without the loop, so that it needs a worker thread.
+    """
+    with anyio.CancelScope(shield=True):
+        return await (run_beside_loop(flow(BlockingWorld())) if blocks else flow(LoopWorld()))
+    raise AssertionError  # type checkers cannot know that nothing leaves this scope early
 
 
 def is_async(part: object, *methods: str) -> bool:

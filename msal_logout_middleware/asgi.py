@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import anyio
 
-from ._drive import BlockingWorld, LoopWorld, World, run_beside_loop
+from . import back_channel, pages, upkeep
+from ._drive import BlockingWorld, LoopWorld, World, drive, run_beside_loop
+from .exchange import Exchange, may_say
+from .gate import NOBODY, Visit
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
 from .logout import AppView, Logout, check_app
-from .pages import plain
 
 T = TypeVar("T")
 Scope = MutableMapping[str, Any]
@@ -20,9 +27,14 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Flow = Callable[[World], Coroutine[Any, Any, T]]
 
+_CONNECTIONS = frozenset(("http", "websocket"))
+_WATCH_SECONDS = 1.0  # how often an open connection's session is looked at
+_POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
+_TRY_AGAIN_LATER = 1013  # IANA's registry of WebSocket close codes
+
 
 class LogoutMiddleware:
-    """Signs users of an ASGI app out.
+    """Signs users of an ASGI app out, and refuses their ended sessions.
 
     Args:
         app: The app to wrap, with its sessions inside: this middleware is the outermost.
@@ -37,54 +49,204 @@ class LogoutMiddleware:
         check_app(app, logout, parameters=3, otherwise=otherwise)
         self.app = app
         self.logout = logout
+        self._gate = logout.gate
+        self._upkeep: asyncio.Task[None] | None = None
+        self._behind: set[asyncio.Future[Any]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what is ours; hand everything else to the app.
+        """Answer what is ours; hand everything else to the app, behind the gate.
 
         Raises:
             RuntimeError: A session middleware is outside of this one, so that it would undo a sign-out.
         """
-        if scope["type"] != "http":
+        kind = scope["type"]
+        if kind not in _CONNECTIONS:
             await self.app(scope, receive, send)
             return
-        mount = scope.get("root_path", "")
-        path = _route(scope["path"], mount)
-        query = scope.get("query_string", b"").decode("latin-1")
-        if not self.logout.takes(scope["method"], path, mount, query):
-            await self.app(scope, receive, send)
+        if self._upkeep is None or self._upkeep.done():
+            self._start_upkeep()
+        visit = NOBODY
+        cookie_header = b"; ".join([value for name, value in scope.get("headers", ()) if name == b"cookie"])
+        if cookie_header:
+            visit = self._gate.remembered(cookie_header) or await self._admit(cookie_header)
+            if visit.dead:
+                scope = {**scope, "headers": _without_dead(scope["headers"], visit)}
+        if kind == "websocket":
+            await self._web_socket(scope, receive, send, visit)
             return
 
+        path, mount = scope["path"], scope.get("root_path", "")
+        if mount:
+            path = _route(path, mount)
+        query = scope["query_string"].decode("latin-1") if scope.get("query_string") else ""
+        if self.logout.takes(scope["method"], path, mount, query):
+            await self._ours(scope, receive, send, visit, path)
+        elif visit.unsure:
+            await _send(pages.unavailable(), send)
+        else:
+            await self._pass(scope, receive, send, visit)
+
+    # The gate
+
+    async def _admit(self, cookie_header: bytes) -> Visit:
+        text = cookie_header.decode("latin-1")
+        return await self._gated(lambda world: self._gate.admit(text, cookie_header, world))
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
+        """Call the app, and let nothing of an ended session out."""
+        gate = self._gate
+        exchange: Exchange | None = None
+        if gate.learns_exchanges and (visit.seen is None or visit.seen.known is None):
+            exchange, receive = await self._exchange(scope, receive)
+        looks = bool(visit.dead) or exchange is not None
+        refused = False
+
+        async def leave(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start" and (
+                looks or gate.is_late(visit) or self._sets_session(message.get("headers", ()))
+            ):
+                answer = await self._leaving(message, visit, exchange)
+                if isinstance(answer, Response):
+                    refused = True
+                    await _send(answer, send)
+                    return
+                message = answer
+            if not refused:
+                await send(message)
+
+        try:
+            if visit.seen is not None and self.logout.configuration.close_streams:
+                await self._watched(scope, receive, leave, visit, _leave_open)
+            else:
+                await self.app(scope, receive, leave)
+        finally:
+            if visit.seen is not None and gate.minds_return and gate.is_late(visit):
+                await self._gated(lambda world: gate.returned(visit, world))
+
+    async def _leaving(self, message: Message, visit: Visit, exchange: Exchange | None) -> Message | Response:
+        headers = _decoded(message.get("headers", ()))
+        status = message["status"]
+        answer = await self._gated(lambda world: self._gate.answer(visit, status, headers, exchange, world))
+        return answer if isinstance(answer, Response) else {**message, "headers": _encoded(answer)}
+
+    def _sets_session(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        for name, value in headers:
+            if (
+                len(name) == 10
+                and name.lower() == b"set-cookie"
+                and value.lstrip().startswith(self._prefixes)
+            ):
+                return True
+        return False
+
+    @cached_property
+    def _prefixes(self) -> tuple[bytes, ...]:
+        return tuple(name.encode("latin-1") for name in self._gate.names)
+
+    async def _exchange(self, scope: Scope, receive: Receive) -> tuple[Exchange | None, Receive]:
+        """Return what a request says of the provider's session; a form is read, and given again."""
+        headers = _decoded(scope.get("headers", ()))
+        request = _request(scope, headers, b"")
+        if not may_say(self.logout.configuration, request):
+            return None, receive
+        if request.method == "POST" and request.is_small_form:
+            messages: list[Message] = []
+            with suppress(_DisconnectedError):  # which the app is told as well
+                request = replace(request, body=await _read_body(receive, messages))
+            receive = _replay(messages, receive)
+        return Exchange(self.logout.configuration, request), receive
+
+    # Connections that stay open
+
+    async def _web_socket(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
+        if visit.dead or visit.unsure:
+            await receive()  # the handshake
+            code = _TRY_AGAIN_LATER if visit.unsure else _POLICY_VIOLATION
+            await send({"type": "websocket.close", "code": code})
+        elif visit.seen is None or not self.logout.configuration.close_websockets:
+            await self.app(scope, receive, send)
+        else:
+            await self._watched(scope, receive, send, visit, _close)
+
+    async def _watched(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        visit: Visit,
+        close: Callable[[Send], Awaitable[None]],
+    ) -> None:
+        """Call the app, and break it off when the session has ended."""
+        failure: BaseException | None = None
+
+        async def watch() -> None:
+            while not await self._is_over(visit):  # noqa: ASYNC110 - the store tells no event
+                await anyio.sleep(_WATCH_SECONDS)
+            everything.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await close(send)
+
+        async with anyio.create_task_group() as everything:
+            everything.start_soon(watch)
+            try:
+                await self.app(scope, receive, send)
+            except Exception as error:  # a group would wrap it
+                failure = error
+            everything.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _is_over(self, visit: Visit) -> bool:
+        if not self._gate.is_late(visit):
+            return False
+        try:
+            return await self._gated(lambda world: self._gate.has_ended(visit, world))
+        except Exception:  # the store's; nobody is served on a guess
+            return True
+
+    # What is ours
+
+    async def _ours(self, scope: Scope, receive: Receive, send: Send, visit: Visit, path: str) -> None:
         if "session" in scope and path == self.logout.logout_path:
             raise RuntimeError(
                 "LogoutMiddleware stands inside the session middleware, which would set the cookie again: add it "
                 "last, app.add_middleware(LogoutMiddleware, logout=logout), so that it is outermost"
             )
         body: bytes | None = b""
+        messages: list[Message] = []
         if scope["method"] == "POST":
             try:
-                body = await _read_body(receive)
+                body = await _read_body(receive, messages)
             except _DisconnectedError:
                 return
-        if body is None:
-            await _send(plain(413, "The request is too large."), send)
-            return
-        headers = tuple(
-            (n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in scope.get("headers", ())
-        )
-        request = Request(scope["method"], path, query, headers, mount, body)
-        answer = await self._drive(lambda world: self.logout.respond(request, world))
+        request = replace(_request(scope, _decoded(scope.get("headers", ())), body), path=path)
+        answer = await self._respond(request)
         if isinstance(answer, Response):
             await _send(answer, send)
         elif answer is None:
-            await self.app(scope, receive, send)
+            await self._pass(scope, receive, send, visit)
         else:
             if answer.request is not request:
                 kept = [(n, v) for n, v in scope.get("headers", ()) if n.lower() not in _BODY_HEADERS]
                 scope = {**scope, "method": answer.request.method, "headers": kept}
-                body = b""
+                messages = [{"type": "http.request", "body": b"", "more_body": False}]
             # What was read is given again; what was not, such as a GET's body, is still to be received.
-            again = _replay(body, receive) if request.method == "POST" else receive
+            again = _replay(messages, receive) if request.method == "POST" else receive
             await self._app_view(answer, scope, again, send)
+
+    async def _respond(self, request: Request) -> Response | AppView | None:
+        def flow(world: World) -> Coroutine[Any, Any, Response | AppView | None]:
+            return self.logout.respond(request, world)
+
+        if request.path != self.logout.back_channel_path or not self.logout.blocks:
+            return await drive(flow, blocks=self.logout.blocks)
+        # The flow goes on behind an answer that must not wait for it.
+        task = asyncio.ensure_future(drive(flow, blocks=True))
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
+        done, _ = await asyncio.wait({task}, timeout=back_channel.DEADLINE_SECONDS)
+        return task.result() if done else back_channel.too_late()
 
     async def _app_view(self, view: AppView, scope: Scope, receive: Receive, send: Send) -> None:
         replaced = False
@@ -92,9 +254,7 @@ class LogoutMiddleware:
         async def look(message: Message) -> None:
             nonlocal replaced
             if message["type"] == "http.response.start":
-                headers: list[Header] = [
-                    (n.decode("latin-1"), v.decode("latin-1")) for n, v in message.get("headers", ())
-                ]
+                headers = _decoded(message.get("headers", ()))
                 result = await self._drive(lambda world: view.headers(headers, world))
                 if isinstance(result, Response):
                     replaced = True
@@ -109,12 +269,54 @@ class LogoutMiddleware:
         finally:
             await self._drive(view.returned)
 
+    # Driving
+
     async def _drive(self, flow: Flow[T]) -> T:
-        blocks = self.logout.blocks
-        # A client that hangs up must not leave a session half ended.
+        return await drive(flow, blocks=self.logout.blocks)
+
+    async def _gated(self, flow: Flow[T]) -> T:
+        """Drive a flow of the gate: on the loop but for what asks the store, if the session can be read there."""
         with anyio.CancelScope(shield=True):
-            return await (run_beside_loop(flow(BlockingWorld())) if blocks else flow(LoopWorld()))
+            if self.logout.session_blocks:
+                return await run_beside_loop(flow(BlockingWorld()))
+            return await flow(LoopWorld(blocks=self.logout.blocks))
         raise AssertionError  # type checkers cannot know that nothing leaves this scope early
+
+    def _start_upkeep(self) -> None:
+        """Have a task of this loop's look after what is left, from time to time."""
+
+        async def keep_tidy() -> None:
+            while True:
+                await self._drive(self.logout.tidy)
+                await asyncio.sleep(upkeep.INTERVAL_SECONDS)
+
+        with suppress(RuntimeError):  # another loop than asyncio's, which has no such tasks
+            self._upkeep = asyncio.get_running_loop().create_task(keep_tidy())
+
+
+async def _close(send: Send) -> None:
+    with suppress(Exception):  # the client was quicker
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+
+
+async def _leave_open(_send: Send) -> None:
+    """Send nothing: the server notices that an answer has no end."""
+
+
+def _without_dead(headers: Iterable[tuple[bytes, bytes]], visit: Visit) -> list[tuple[bytes, bytes]]:
+    """Return headers without the dead session cookies, and all else as it was."""
+    left: list[tuple[bytes, bytes]] = []
+    for name, value in headers:
+        kept = visit.cut(value.decode("latin-1")).encode("latin-1") if name == b"cookie" else value
+        if kept or not value:
+            left.append((name, kept))
+    return left
+
+
+def _request(scope: Scope, headers: tuple[Header, ...], body: bytes | None) -> Request:
+    mount = scope.get("root_path", "")
+    query = scope.get("query_string", b"").decode("latin-1")
+    return Request(scope["method"], _route(scope["path"], mount), query, headers, mount, body)
 
 
 _BODY_HEADERS = (b"content-length", b"content-type", b"transfer-encoding")
@@ -131,11 +333,12 @@ def _route(path: str, mount: str) -> str:
     return path
 
 
-async def _read_body(receive: Receive) -> bytes | None:
-    """Return the body; `None` if it is longer than any that is meant for us."""
+async def _read_body(receive: Receive, messages: list[Message]) -> bytes | None:
+    """Return the body, and keep its messages; `None` if it is longer than any that is meant for us."""
     body = b""
     while True:
         message = await receive()
+        messages.append(message)
         if message["type"] == "http.disconnect":
             raise _DisconnectedError
         body += bytes(message.get("body", b""))
@@ -145,18 +348,18 @@ async def _read_body(receive: Receive) -> bytes | None:
             return body
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives the body that was read, then what comes."""
-    given = False
+def _replay(messages: Sequence[Message], receive: Receive) -> Receive:
+    """Return a `receive` that gives again what was read, then what comes."""
+    left = deque(messages)
 
     async def replay() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return left.popleft() if left else await receive()
 
     return replay
+
+
+def _decoded(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
+    return tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers)
 
 
 def _encoded(headers: Any) -> list[tuple[bytes, bytes]]:

@@ -40,21 +40,40 @@ class Removed:
     counts: Mapping[str, int]
     id_token: str | None = field(default=None, repr=False)
 
+    def __add__(self, other: Removed) -> Removed:
+        """Return both together."""
+        return Removed(dict(Counter(self.counts) + Counter(other.counts)), self.id_token or other.id_token)
+
 
 class TokenCaches(Protocol):
-    """Where token caches are."""
+    """Where token caches are.
+
+    One that has the attribute `guarded = True` refuses by itself what is saved late for an account that was removed.
+    For others the accounts of an ended session are removed once more when its last requests return.
+    """
 
     @property
     def is_async(self) -> bool:
         """Whether it needs an event loop."""
         ...
 
-    def remove_accounts(self, claims: Claims, session: Session | None) -> MaybeAwaitable[Removed]:
+    def cache_key(self, claims: Claims) -> str | None:
+        """Return the key of a user's token cache; `None` where caches have no keys.
+
+        Raises:
+            ValueError: The claims lead to none.
+        """
+        ...
+
+    def remove_accounts(
+        self, claims: Claims, session: Session | None, *, key: str | None = None
+    ) -> MaybeAwaitable[Removed]:
         """Remove a user's accounts, and make sure that they are gone.
 
         Args:
-            claims: ID token claims of the user.
+            claims: ID token claims of the user: at least those that say who it is.
             session: The session that ends, where its contents are known.
+            key: What `cache_key` returned for all claims of the user; made of `claims` otherwise.
         """
         ...
 
@@ -97,18 +116,29 @@ class InStore:
             raise ValueError("attempts must be at least 1")
         self.is_async = is_async(store, "load", "replace")
         self.blocking = bool(getattr(store, "blocking", True))
+        self.guarded = True
         self._store = store
         self._cache_key = cache_key
         self._attempts = attempts
 
-    async def remove_accounts(self, claims: Claims, session: Session | None) -> Removed:
+    def cache_key(self, claims: Claims) -> str:
+        """Return the key of a user's token cache.
+
+        Raises:
+            ValueError: The claims lead to none.
+        """
+        return self._cache_key(claims)
+
+    async def remove_accounts(
+        self, claims: Claims, session: Session | None, *, key: str | None = None
+    ) -> Removed:
         """Remove a user's accounts from their row; a damaged row is removed as a whole.
 
         Raises:
             Conflict: Other writers were quicker, `attempts` times.
             ValueError: The claims lead to no cache key.
         """
-        key = self._cache_key(claims)
+        key = key or self._cache_key(claims)
         removed, written = Removed({}), False
         for _ in range(self._attempts):
             row = await settle(self._store.load(key))
@@ -133,11 +163,15 @@ class InSession:
 
     is_async = False
     blocking = False
+    guarded = True
 
     def __init__(self, name: str = "_token_cache") -> None:
         self._name = name
 
-    def remove_accounts(self, claims: Claims, session: Session | None) -> Removed:
+    def cache_key(self, claims: Claims) -> None:
+        """Return none: there are no keys."""
+
+    def remove_accounts(self, claims: Claims, session: Session | None, *, key: str | None = None) -> Removed:
         """Count what goes with the session."""
         held = None if session is None else session.contents.get(self._name)
         if not held:
@@ -161,11 +195,15 @@ class Shared:
 
     is_async = False
     blocking = False
+    guarded = True
 
     def __init__(self, token_cache: msal.TokenCache, *, longest_request_seconds: float = 120.0) -> None:
         self._shared = SharedCache.of(token_cache, longest_request_seconds=longest_request_seconds)
 
-    def remove_accounts(self, claims: Claims, session: Session | None) -> Removed:
+    def cache_key(self, claims: Claims) -> None:
+        """Return none: there are no keys."""
+
+    def remove_accounts(self, claims: Claims, session: Session | None, *, key: str | None = None) -> Removed:
         """Remove a user's accounts from memory."""
         removal = self._shared.remove_accounts(claims)
         return Removed(removal.counts, removal.id_token)
@@ -180,5 +218,4 @@ def _without(data: bytes | str, claims: Claims) -> accounts.Removal:
 
 
 def _and(removed: Removed, removal: accounts.Removal) -> Removed:
-    counts = Counter(removed.counts) + Counter(removal.removed)
-    return Removed(dict(counts), removal.id_token or removed.id_token)
+    return Removed(removal.removed, removal.id_token) + removed

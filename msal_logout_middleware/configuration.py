@@ -9,17 +9,23 @@ from typing import Literal
 
 from ._drive import settle
 from .caches import TokenCaches
-from .events import Event, LogoutFailed
+from .events import Event, LogoutFailed, SessionUnknowable, StoreUnreachable
 from .http import Cookie, Header
+from .logout_token import LogoutTokenRules
+from .marks import Unmarked
 from .provider import Provider
+from .records import KnownSession, known_session
 from .seal import Seal
-from .session import Session, SessionReader, plain_claims
+from .session import Session, SessionReader
 from .stores import Store
 
 logger = logging.getLogger("msal_logout_middleware")
 
 OnEvent = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
 OnStoreError = Literal["page", "redirect"]
+OtherSessions = Literal["keep", "end"]
+
+_ERRORS = (LogoutFailed, SessionUnknowable, StoreUnreachable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +38,13 @@ class Configuration:
     caches: TokenCaches
     seal: Seal = field(repr=False)
     logout_path: str
+    front_channel_path: str | None
+    front_channel_without_sid: bool
+    back_channel_path: str | None
+    logout_token_rules: LogoutTokenRules
+    other_sessions: OtherSessions
+    close_websockets: bool
+    close_streams: bool
     methods: tuple[str, ...]
     app_view: bool
     post_logout_redirect_uri: str
@@ -46,15 +59,22 @@ class Configuration:
     retry_seconds: float
     session_lifetime_seconds: float
     on_event: OnEvent | None
+    unmarked: Unmarked = field(default_factory=Unmarked, repr=False)
 
-    def handles(self, session: Session) -> tuple[str, ...]:
-        """Return the handle of a session by each secret, the first first.
+    def known(self, session: Session, *, sid: str | None = None) -> KnownSession:
+        """Return what is known of a session in which somebody is signed in.
 
-        It is a keyed hash of the session's id, or else of all claims in it.
+        Args:
+            session: The session.
+            sid: The provider's session, where the claims do not say it.
         """
-        if session.id is not None:
-            return self.seal.hashes("session id", session.id)
-        return self.seal.hashes("claims", plain_claims(session.claims))
+        claims = session.claims or {}
+        try:
+            cache_key = self.caches.cache_key(claims)
+        except Exception:  # the app's callable; the removal of accounts will say so
+            cache_key = None
+        is_ours = self.provider.issued(str(claims.get("iss")), claims.get("tid")) is not False
+        return known_session(self.seal, session, cache_key=cache_key, sid=sid, is_ours=is_ours)
 
     def deletion_headers(self) -> tuple[Header, ...]:
         """Return the headers that delete the session's cookies, and those that the user named."""
@@ -62,7 +82,7 @@ class Configuration:
 
     async def tell(self, event: Event) -> None:
         """Log an event and hand it to `on_event`, whose failures harm nobody."""
-        logger.log(logging.ERROR if isinstance(event, LogoutFailed) else logging.INFO, "%s", event)
+        logger.log(logging.ERROR if isinstance(event, _ERRORS) else logging.INFO, "%s", event)
         if self.on_event is None:
             return
         try:

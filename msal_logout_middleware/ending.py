@@ -1,27 +1,28 @@
-"""To end a session: mark it, delete it, remove its accounts, verify. Every kind of logout comes through here.
+"""To end sessions: mark, delete, remove accounts, verify. Every kind of logout comes through here.
 
-1. The mark comes first, with the journal, in one store operation: it says that the session has ended, and what is
-   left to do is known to every worker.
+1. The mark comes first, with the journal, in one store operation: it says what has ended, and what is left to do is
+   known to every worker.
 2. A step that fails is retried within a bound, and does not keep the other steps from being done.
-3. The journal's row is cleared last, and only if every step was verified. Only then is the session ended.
+3. The journal's row is cleared last, and only if every step was verified. Only then is a sign-out done.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from ._drive import World, settle
 from .caches import Removed
 from .configuration import Configuration
 from .errors import LogoutError
 from .events import Channel, LogoutEnded, LogoutFailed, LogoutStarted
-from .session import Claims, Session, plain_claims
-from .stores import Ended, Ending
+from .records import KnownSession, key, opened
+from .session import Claims, Session
+from .stores import Ended, Ending, JournalRow, Jti, KeyMark
 
 logger = logging.getLogger("msal_logout_middleware")
 
@@ -30,49 +31,92 @@ _FIRST_WAIT_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What ending one session needs: enough for any worker to go on with it.
+class Target:
+    """Which sessions are to end, beside those that are known already.
 
     Args:
-        session_id: The server-side session's id; `None` if the session is in the cookie.
-        handles: The session's handle, by each secret.
-        claims: The session's claims.
+        found_by: Keys of the session index: all sessions that it finds by one of them.
+        spared: Sessions that do not end, though they are found.
+        keys: Marks for sessions that the index never saw.
+        jti: The logout token's, which must not have been used before.
+    """
+
+    found_by: tuple[str, ...] = ()
+    spared: tuple[str, ...] = ()
+    keys: tuple[KeyMark, ...] = ()
+    jti: Jti | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is left to do once the marks are written; enough for any worker to go on with it.
+
+    Args:
+        channel: How the sign-out started.
+        sessions: The sessions that have ended.
+        user: Claims of a user whose accounts go besides; empty if nobody is named.
         row: The journal's row, once there is one.
     """
 
-    session_id: str | None = field(repr=False)
-    handles: tuple[str, ...]
-    claims: Claims = field(repr=False)
+    channel: Channel
+    sessions: tuple[KnownSession, ...] = ()
+    user: Claims = field(default_factory=dict, repr=False)
     row: str | None = None
+
+    @property
+    def claims(self) -> Claims:
+        """The claims that the provider is told the logout by."""
+        return self.sessions[0].claims if self.sessions else self.user
+
+    @property
+    def short(self) -> str:
+        """The start of the first session's handle, for the log."""
+        return next((session.handles[0][:12] for session in self.sessions if session.handles), "")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.sessions and not self.user
 
     def as_json(self) -> dict[str, Any]:
         """Return the work as a JSON value, to be sealed."""
-        return {"id": self.session_id, "handles": self.handles, "claims": dict(self.claims), "row": self.row}
+        sessions = [session.as_json() for session in self.sessions]
+        return {"channel": self.channel, "sessions": sessions, "user": dict(self.user), "row": self.row}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Work:
         """Return the work that `as_json` made the value of."""
-        return cls(value["id"], tuple(value["handles"]), value["claims"], value["row"])
+        sessions = tuple(KnownSession.from_json(session) for session in value["sessions"])
+        return cls(value["channel"], sessions, value["user"], value["row"])
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How far ending a session came.
+    """How far a sign-out came.
 
     Args:
         work: The work, with its journal row.
-        left: The steps that failed; empty when the session has ended and nothing is left of it.
+        left: The steps that failed; empty when all has ended and nothing is left of it.
         removed: What was removed from token caches.
+        replayed: The logout token had been used before, so nothing was done.
     """
 
     work: Work
     left: tuple[str, ...]
     removed: Removed
+    replayed: bool = False
 
     @property
     def complete(self) -> bool:
-        """Whether the session has ended and nothing is left of it."""
+        """Whether all has ended and nothing is left of it."""
         return not self.left
+
+
+class Unfinished(NamedTuple):
+    """An ending that could not be committed."""
+
+    work: Work
+    target: Target
 
 
 class Steps:
@@ -99,104 +143,196 @@ class Steps:
                     # Only our own errors' text: an engine's may quote what it was given.
                     said = error if isinstance(error, LogoutError) else type(error).__name__
                     logger.error("logout: %s failed: %s", name, said)  # noqa: TRY400
-                    self.left.append(name)
+                    self.leave(name)
                     return None
             await settle(self._world.sleep(wait))
             wait *= 2
 
+    def leave(self, name: str) -> None:
+        """Leave a step undone."""
+        if name not in self.left:
+            self.left.append(name)
 
-def work_of(config: Configuration, session: Session) -> Work:
-    """Return what ending a session needs."""
-    return Work(session.id, config.handles(session), plain_claims(session.claims))
 
-
-async def end_session(
+async def end_sessions(
     config: Configuration,
     work: Work,
-    session: Session | None,
     steps: Steps,
     *,
-    channel: Channel,
+    target: Target | None = None,
+    contents: Session | None = None,
     view_follows: bool = False,
 ) -> Outcome:
-    """End a session, and remove its accounts.
+    """End sessions, and remove their accounts.
 
     Args:
         config: The configuration.
-        work: The session to end.
-        session: The session's contents, where they are known.
+        work: The sessions that are known already.
         steps: Does the steps.
-        channel: How the sign-out started.
+        target: More sessions, which the store is to find and end.
+        contents: What the framework keeps in the one known session, where it has just been read.
         view_follows: The app's own view is still to be called with the session; `look_again` and `finish` come
             after it.
 
     Returns:
         What was done, and what is left. Nothing is raised for a part that failed.
     """
-    await config.tell(LogoutStarted(channel, _short(work)))
-    ended = await steps.do("mark", lambda: _mark(config, work))
-    if ended is not None:
-        work = replace(work, row=ended.row or work.row)
-    if session is None and work.session_id is not None:
-        session = await steps.do("read", lambda: settle(config.session.load(work.session_id or "")))
-        # By now the id may lead to another sign-in, which nobody asked to end.
-        if session is not None and not _is_same_user(session, work):
-            work = replace(work, session_id=None)
-            session = None
-    removed = await steps.do("accounts", lambda: settle(config.caches.remove_accounts(work.claims, session)))
-    if "read" in steps.left:
-        steps.left.append("session")  # whose it is by now cannot be told, so it stays for another try
-    elif not view_follows:
-        await steps.do("session", lambda: _delete(config, work))
-    outcome = Outcome(work, tuple(steps.left), removed or Removed({}))
-    return outcome if view_follows else await finish(config, outcome, steps, channel=channel)
+    target = target or Target()
+    ended = await steps.do("mark", lambda: _mark(config, work, target))
+    if ended is None:
+        config.unmarked.add(Unfinished(work, target), _names(work, target))
+    elif not ended.claimed:
+        return Outcome(work, (), Removed({}), replayed=True)
+    else:
+        work = _with_found(config, work, (record.data for record in ended.records), ended.row)
+    if ended is None or not work.is_empty:
+        await config.tell(LogoutStarted(work.channel, work.short))
+    outcome = await _clear(config, work, steps, contents=contents, delete=not view_follows)
+    return outcome if view_follows else await finish(config, outcome, steps)
+
+
+async def resume(config: Configuration, row: JournalRow, steps: Steps) -> Outcome:
+    """Go on with what a worker has left in the journal.
+
+    Raises:
+        LogoutError: No secret opens the row any more.
+    """
+    value = config.seal.open("journal", row.work)
+    if value is None:
+        raise LogoutError("a journal row was sealed with a secret that is not configured any more")
+    work = _with_found(config, Work.from_json(value), row.data, row.row)
+    return await finish(config, await _clear(config, work, steps), steps)
 
 
 async def look_again(config: Configuration, outcome: Outcome, steps: Steps) -> Outcome:
-    """Remove the accounts and delete the session once more: the app has been called, and may have saved late."""
-    claims = outcome.work.claims
-    late = await steps.do("accounts", lambda: settle(config.caches.remove_accounts(claims, None)))
-    await steps.do("session", lambda: _delete(config, outcome.work))
+    """Remove the accounts and delete the sessions once more: the app was running, and may have saved late."""
+    late = await _clear(config, outcome.work, steps, read=False)
     left = [step for step in outcome.left if step not in ("accounts", "session")]
-    counts = Counter(outcome.removed.counts) + Counter(late.counts if late else {})
-    return replace(outcome, left=(*left, *steps.left), removed=replace(outcome.removed, counts=dict(counts)))
+    return replace(outcome, left=(*left, *late.left), removed=outcome.removed + late.removed)
 
 
-async def finish(config: Configuration, outcome: Outcome, steps: Steps, *, channel: Channel) -> Outcome:
+async def finish(config: Configuration, outcome: Outcome, steps: Steps) -> Outcome:
     """Clear the journal's row if nothing is left, and tell what happened."""
-    row = outcome.work.row
-    if outcome.complete and row is not None:
+    work = outcome.work
+    if outcome.complete and work.row is not None:
+        row = work.row
         await steps.do("journal", lambda: settle(config.store.finish(row)))
         outcome = replace(outcome, left=tuple(steps.left))
-    if outcome.complete:
-        await config.tell(LogoutEnded(channel, _short(outcome.work), dict(outcome.removed.counts)))
-    else:
-        await config.tell(LogoutFailed(channel, _short(outcome.work), outcome.left))
+    if not outcome.complete:
+        await config.tell(LogoutFailed(work.channel, work.short, outcome.left))
+    elif not work.is_empty:
+        removed = dict(outcome.removed.counts)
+        await config.tell(LogoutEnded(work.channel, work.short, len(work.sessions), removed))
     return outcome
 
 
-async def _mark(config: Configuration, work: Work) -> Ended:
+async def _mark(config: Configuration, work: Work, target: Target) -> Ended:
     ending = Ending(
-        handles=work.handles,
+        handles=_handles(work),
+        found_by=target.found_by,
+        spared=target.spared,
+        keys=target.keys,
         expires_at=time.time() + config.session_lifetime_seconds,
         work=None if work.row else config.seal.seal("journal", work.as_json()),
+        jti=target.jti,
     )
     return await settle(config.store.end(ending))
 
 
-async def _delete(config: Configuration, work: Work) -> None:
-    if work.session_id is None:
+async def _clear(
+    config: Configuration,
+    work: Work,
+    steps: Steps,
+    *,
+    contents: Session | None = None,
+    read: bool = True,
+    delete: bool = True,
+) -> Outcome:
+    """Remove the accounts of what has ended, and delete the sessions."""
+    sessions: list[KnownSession] = []
+    removed = Removed({})
+    cleared: set[tuple[object, ...]] = set()
+    for ended in work.sessions:
+        session, held, readable = ended, contents, True
+        if held is None and read and session.session_id is not None:
+            found = await steps.do("read", partial(_read, config, session))
+            session, held = found or (session, None)
+            readable = found is not None
+        sessions.append(session)
+        account = (*session.user, session.cache_key)
+        if held is not None or account not in cleared:  # one removal does for all sessions of a user
+            cleared.add(account)
+            removed += await steps.do(
+                "accounts", partial(_remove_accounts, config, session, held)
+            ) or Removed({})
+        if not readable:
+            steps.leave("session")  # whose it is by now cannot be told, so it stays for another try
+        elif delete:
+            await steps.do("session", partial(_delete, config, session))
+    if work.user and not cleared:
+        removed += await steps.do("accounts", partial(_remove_users_accounts, config, work.user)) or Removed(
+            {}
+        )
+    return Outcome(replace(work, sessions=tuple(sessions)), tuple(steps.left), removed)
+
+
+async def _read(config: Configuration, session: KnownSession) -> tuple[KnownSession, Session | None]:
+    """Return the session, and what the framework keeps in it."""
+    held = await settle(config.session.load(session.session_id or ""))
+    if held is None or held.claims is None or is_of(session, held.claims):
+        return session, held
+    return replace(session, session_id=None), None  # by now it is another sign-in, which nobody asked to end
+
+
+async def _remove_accounts(config: Configuration, session: KnownSession, held: Session | None) -> Removed:
+    return await settle(config.caches.remove_accounts(session.claims, held, key=session.cache_key))
+
+
+async def _remove_users_accounts(config: Configuration, user: Claims) -> Removed:
+    try:
+        key = config.caches.cache_key(user)
+    except Exception:  # the app's own callable, given less than a session's claims
+        return Removed({})
+    return await settle(config.caches.remove_accounts(user, None, key=key))
+
+
+async def _delete(config: Configuration, session: KnownSession) -> None:
+    if session.session_id is None:
         return
-    await settle(config.session.delete(work.session_id))
-    again = await settle(config.session.load(work.session_id))
+    await settle(config.session.delete(session.session_id))
+    again = await settle(config.session.load(session.session_id))
     if again is not None and again.claims is not None:
         raise RuntimeError("the session is still there after its deletion")
 
 
-def _is_same_user(session: Session, work: Work) -> bool:
-    claims = session.claims
-    return claims is None or all(claims.get(name) == work.claims.get(name) for name in ("iss", "sub"))
+def others(config: Configuration, work: Work) -> Target | None:
+    """Return the user's other sessions at this app, if they are to end as well."""
+    if config.other_sessions == "keep":
+        return None
+    found = (key(config.seal, iss=s.claims.get("iss"), sub=s.claims.get("sub")) for s in work.sessions)
+    return Target(found_by=tuple(one for by_each_secret in found for one in by_each_secret))
 
 
-def _short(work: Work) -> str:
-    return work.handles[0][:12]
+def is_of(session: KnownSession, claims: Claims) -> bool:
+    """Tell whether claims are of the session's user."""
+    return (claims.get("iss"), claims.get("sub")) == session.user
+
+
+def _with_found(config: Configuration, work: Work, found: Iterable[bytes], row: str | None) -> Work:
+    """Return the work, with the sessions that the store has ended beside those that were known."""
+    sessions = {session.handles: session for session in work.sessions}
+    for data in found:
+        session = opened(config.seal, data)
+        if session is None:
+            logger.error("a session's record was sealed with a secret that is not configured any more")
+        else:
+            sessions.setdefault(session.handles, session)
+    return replace(work, sessions=tuple(sessions.values()), row=row or work.row)
+
+
+def _handles(work: Work) -> tuple[str, ...]:
+    return tuple(handle for session in work.sessions for handle in session.handles)
+
+
+def _names(work: Work, target: Target) -> tuple[str, ...]:
+    return (*_handles(work), *target.found_by, *(mark.key for mark in target.keys))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Channel = Literal["rp-initiated", "front-channel", "back-channel", "admin"]
+Channel = Literal["rp-initiated", "front-channel", "back-channel", "admin", "sign-in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,8 @@ class LogoutStarted:
     """A sign-out was accepted and begins.
 
     Args:
-        channel: How it started.
-        session: The start of the session's handle.
+        channel: How it started; `sign-in`: by another user's sign-in in the same session.
+        session: The start of the first session's handle; empty if there is none.
     """
 
     channel: Channel
@@ -28,12 +28,15 @@ class LogoutEnded:
 
     Args:
         channel: How it started.
-        session: The start of the session's handle.
-        removed: How many entries of each of MSAL's kinds were removed from token caches.
+        session: The start of the first session's handle; empty if there is none.
+        sessions: How many sessions have ended.
+        removed: How many entries of each of MSAL's kinds were removed from token caches: `Account`, `AccessToken`,
+            `RefreshToken`, `IdToken`.
     """
 
     channel: Channel
     session: str
+    sessions: int
     removed: Mapping[str, int]
 
 
@@ -56,7 +59,7 @@ class LogoutFailed:
 
     Args:
         channel: How it started.
-        session: The start of the session's handle.
+        session: The start of the first session's handle; empty if there is none.
         left: What is left to do: `read`, `mark`, `session`, `accounts`, `journal`.
     """
 
@@ -65,4 +68,44 @@ class LogoutFailed:
     left: tuple[str, ...]
 
 
-Event: TypeAlias = LogoutStarted | LogoutEnded | LogoutRefused | LogoutFailed
+@dataclass(frozen=True, slots=True)
+class SessionRefused:
+    """The gate refused a session that has ended: the app does not see its cookie.
+
+    Args:
+        session: The start of the session's handle.
+        during: Whether it ended while its request was running, so that the answer lost the cookie.
+    """
+
+    session: str
+    during: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUnknowable:
+    """A session's claims have no `iat`, no `nonce` and no `uti`, so that ending it cannot be told from ending another.
+
+    A copy of its cookie stays valid after a sign-out: keep all ID token claims in the session.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUnreachable:
+    """The gate could not ask the store, so requests that bear a session are answered with 503.
+
+    Args:
+        error: What is wrong, or the name of the engine's error.
+    """
+
+    error: str
+
+
+Event: TypeAlias = (
+    LogoutStarted
+    | LogoutEnded
+    | LogoutRefused
+    | LogoutFailed
+    | SessionRefused
+    | SessionUnknowable
+    | StoreUnreachable
+)

@@ -58,6 +58,15 @@ class Request:
         return _only(parse_qsl(self.body.decode("latin-1"), keep_blank_values=True), name)
 
     @property
+    def is_small_form(self) -> bool:
+        """Whether the body is a urlencoded form, not longer than what is meant for us."""
+        length = self.header("content-length") or ""
+        is_small = (
+            length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= MAXIMUM_BODY_BYTES
+        )
+        return is_small and self.media_type == "application/x-www-form-urlencoded"
+
+    @property
     def media_type(self) -> str:
         """The body's media type, without parameters, in small letters."""
         return (self.header("content-type") or "").partition(";")[0].strip().lower()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal, get_args
 from urllib.parse import unquote, urlsplit
 
-from . import rp_initiated
-from ._drive import World, is_async
+from . import back_channel, front_channel, pages, remote, rp_initiated, upkeep
+from ._drive import BlockingWorld, World, drive, is_async, run
 from .caches import InStore, TokenCaches, home_account_id
-from .configuration import Configuration, OnEvent, OnStoreError
+from .configuration import Configuration, OnEvent, OnStoreError, OtherSessions
+from .ending import Steps
+from .gate import Gate
 from .http import Cookie, Request, Response
+from .logout_token import LogoutTokenRules
 from .provider import Provider
+from .remote import EndedSessions, Sought
 from .rp_initiated import AppView
 from .seal import Seal
-from .session import Claims, SessionReader
+from .session import Claims, Session, SessionReader
 from .stores import Store
 from .targets import checked_target, origin_of
 from .token_cache import StoredTokenCache
@@ -50,6 +54,13 @@ class Logout:
         return_to: Exact URLs that a request may choose from, by `?return_to=`, to end up at.
         origin: The app's own origins (`https://app.example.com`); that of `post_logout_redirect_uri` by default.
         logout_path: The path that signs out, below where the app is mounted.
+        front_channel_path: The path of the provider's front-channel logout; `None`: there is none.
+        front_channel_without_sid: End the session of the request's cookie if the provider's page sends no `sid`.
+        back_channel_path: The path of the provider's back-channel logout; `None`: there is none.
+        logout_token_rules: What a logout token must be beyond what the specification says.
+        other_sessions: What becomes of a user's other sessions at this app when they sign out in one of them.
+        close_websockets: Close the open WebSockets of a session that has ended.
+        close_streams: Cut off the answers of a session that has ended while they are streamed.
         methods: The methods that sign out: `GET`, `POST` or both.
         app_view: The app has a logout view of its own on `logout_path`, which is called and answers.
         id_token_hint: Send the cached ID token to the provider, which Azure AD B2C may require.
@@ -81,6 +92,13 @@ class Logout:
         return_to: Sequence[str] = (),
         origin: str | Sequence[str] | None = None,
         logout_path: str = "/logout",
+        front_channel_path: str | None = "/logout/front-channel",
+        front_channel_without_sid: bool = False,
+        back_channel_path: str | None = "/logout/back-channel",
+        logout_token_rules: LogoutTokenRules | None = None,
+        other_sessions: OtherSessions = "keep",
+        close_websockets: bool = True,
+        close_streams: bool = False,
         methods: Sequence[str] = _METHODS,
         app_view: bool = False,
         id_token_hint: bool = False,
@@ -111,8 +129,14 @@ class Logout:
             )
         if not methods or not set(methods) <= set(_METHODS):
             raise ValueError(f"methods={tuple(methods)!r} must be 'GET', 'POST' or both")
-        if not logout_path.startswith("/") or logout_path.startswith("//") or "?" in logout_path:
-            raise ValueError(f"logout_path={logout_path!r} must begin with one slash, such as '/logout'")
+        paths = {
+            "logout_path": logout_path,
+            "front_channel_path": front_channel_path,
+            "back_channel_path": back_channel_path,
+        }
+        _check_paths(paths)
+        if other_sessions not in get_args(OtherSessions):
+            raise ValueError(f"other_sessions={other_sessions!r} must be 'keep' or 'end'")
         if on_store_error not in ("page", "redirect"):
             raise ValueError(f"on_store_error={on_store_error!r} must be 'page' or 'redirect'")
         if caches is not None and cache_key is not None:
@@ -129,6 +153,13 @@ class Logout:
             caches=caches or InStore(store, cache_key=self.cache_key),
             seal=Seal(_secrets(secret, session)),
             logout_path=logout_path,
+            front_channel_path=front_channel_path,
+            front_channel_without_sid=front_channel_without_sid,
+            back_channel_path=back_channel_path,
+            logout_token_rules=logout_token_rules or LogoutTokenRules(),
+            other_sessions=other_sessions,
+            close_websockets=close_websockets,
+            close_streams=close_streams,
             methods=tuple(methods),
             app_view=app_view,
             post_logout_redirect_uri=home,
@@ -145,6 +176,9 @@ class Logout:
             on_event=on_event,
         )
         self.logout_path = logout_path
+        self.back_channel_path = back_channel_path
+        self.gate = Gate(self._config)
+        self._paths = frozenset(path for path in paths.values() if path is not None)
         self._return_path = unquote(urlsplit(home).path) or "/"
         self._keeps_token_caches = caches is None
 
@@ -153,6 +187,12 @@ class Logout:
         waiting = [getattr(part, "blocking", True) for part in (store, session, where)]
         self.is_async = any((*asynchronous, is_async(self._config, "on_event")))
         self.blocks = any(w and not a for w, a in zip(waiting, asynchronous, strict=True))
+        self.session_blocks = waiting[1] and not asynchronous[1]
+
+    @property
+    def configuration(self) -> Configuration:
+        """The arguments, checked, with their defaults."""
+        return self._config
 
     def takes(self, method: str, path: str, mount: str, query: str) -> bool:
         """Tell whether a request is one that `respond` may answer; all others are the app's.
@@ -163,15 +203,135 @@ class Logout:
             mount: `SCRIPT_NAME`/`root_path`.
             query: The raw query string.
         """
-        if path == self._config.logout_path:
+        if path in self._paths:
             return True
-        return method == "GET" and "state=" in query and mount + path == self._return_path
+        return "state=" in query and method == "GET" and mount + path == self._return_path
 
     async def respond(self, request: Request, world: World) -> Response | AppView | None:
         """Answer a request that `takes` took; `None` if the app is to answer it after all."""
+        if request.path == self._config.back_channel_path:
+            return await back_channel.log_out(self._config, request, world)
+        if request.body is None:
+            return pages.plain(413, "The request is too large.")
+        if request.path == self._config.front_channel_path:
+            return await front_channel.log_out(self._config, request, world)
         if request.path == self._config.logout_path:
             return await rp_initiated.log_out(self._config, request, world)
         return rp_initiated.came_back(self._config, request)
+
+    async def tidy(self, world: World) -> None:
+        """Finish what this worker and others have left; the middlewares call it from time to time."""
+        await upkeep.tidy(self._config, self.gate, world)
+
+    def end_sessions(
+        self,
+        *,
+        iss: str | None = None,
+        sub: str | None = None,
+        sid: str | None = None,
+        oid: str | None = None,
+        tid: str | None = None,
+    ) -> EndedSessions:
+        """End sessions, and remove their accounts, from the app's own code; `aend_sessions` in an event loop.
+
+        Args:
+            iss: The `iss` of their ID tokens; needed with `sub`.
+            sub: All sessions of this user; with `sid`, the one that has both.
+            sid: The sessions within this session of the provider.
+            oid: All sessions of this Entra ID user, in whichever app registration their `sub` is from.
+            tid: The tenant; needed with `oid`.
+
+        Raises:
+            ValueError: It does not say whose sessions.
+            TypeError: A part of this `Logout` is asynchronous.
+        """
+        return run(self._end(_sought(iss, sub, sid, oid, tid), BlockingWorld()))
+
+    async def aend_sessions(
+        self,
+        *,
+        iss: str | None = None,
+        sub: str | None = None,
+        sid: str | None = None,
+        oid: str | None = None,
+        tid: str | None = None,
+    ) -> EndedSessions:
+        """End sessions, as `end_sessions` does, in an event loop.
+
+        Raises:
+            ValueError: It does not say whose sessions.
+        """
+        sought = _sought(iss, sub, sid, oid, tid)
+        return await drive(lambda world: self._end(sought, world), blocks=self.blocks)
+
+    def count_sessions(
+        self,
+        *,
+        iss: str | None = None,
+        sub: str | None = None,
+        sid: str | None = None,
+        oid: str | None = None,
+        tid: str | None = None,
+    ) -> int:
+        """Return how many sessions `end_sessions` would end, as far as the session index knows them.
+
+        Raises:
+            ValueError: It does not say whose sessions.
+            TypeError: A part of this `Logout` is asynchronous.
+            StoreError: The store cannot be asked.
+        """
+        return run(remote.count(self._config, _sought(iss, sub, sid, oid, tid)))
+
+    async def acount_sessions(
+        self,
+        *,
+        iss: str | None = None,
+        sub: str | None = None,
+        sid: str | None = None,
+        oid: str | None = None,
+        tid: str | None = None,
+    ) -> int:
+        """Return what `count_sessions` does, in an event loop.
+
+        Raises:
+            ValueError: It does not say whose sessions.
+            StoreError: The store cannot be asked.
+        """
+        sought = _sought(iss, sub, sid, oid, tid)
+        return await drive(lambda _: remote.count(self._config, sought), blocks=self.blocks)
+
+    def signed_in(self, claims: Claims, *, session_id: str | None = None, sid: str | None = None) -> None:
+        """Record a sign-in that cannot be seen in an answer; `asigned_in` in an event loop.
+
+        Most apps need not call it: an answer that sets the session's cookie shows the sign-in.
+
+        Args:
+            claims: All ID token claims, as they stand in the session.
+            session_id: The server-side session's id; `None` if the session is in the cookie.
+            sid: The provider's session, where the claims do not say it.
+
+        Raises:
+            LogoutError: The session has ended already, or nothing in the claims tells this sign-in from another.
+            TypeError: A part of this `Logout` is asynchronous.
+            StoreError: The store cannot be asked.
+        """
+        session = Session(session_id, claims, {})
+        run(self.gate.signed_in(session, sid, BlockingWorld()))
+
+    async def asigned_in(
+        self, claims: Claims, *, session_id: str | None = None, sid: str | None = None
+    ) -> None:
+        """Record a sign-in, as `signed_in` does, in an event loop.
+
+        Raises:
+            LogoutError: The session has ended already, or nothing in the claims tells this sign-in from another.
+            StoreError: The store cannot be asked.
+        """
+        session = Session(session_id, claims, {})
+        await drive(lambda world: self.gate.signed_in(session, sid, world), blocks=self.blocks)
+
+    async def _end(self, sought: Sought, world: World) -> EndedSessions:
+        return await remote.end_by_administrator(self._config, sought, Steps(self._config, world))
 
     def token_cache(self, claims: Claims | None = None) -> StoredTokenCache:
         """Return the token cache of a user in `store`, for MSAL, as a context manager.
@@ -191,6 +351,26 @@ class Logout:
         return StoredTokenCache(self.store, key=key, cache_key=self.cache_key)
 
 
+def _sought(iss: str | None, sub: str | None, sid: str | None, oid: str | None, tid: str | None) -> Sought:
+    if (oid is None) != (tid is None):
+        raise ValueError("oid= and tid= name a user together")
+    if sub is not None and iss is None:
+        raise ValueError("sub= names a user only together with iss=, the iss of their ID tokens")
+    named = [name for name, value in {"sub": sub, "sid": sid, "oid": oid}.items() if value]
+    if not named or ("oid" in named and len(named) > 1):
+        raise ValueError("say whose sessions: by iss= and sub=, by sid=, or by oid= and tid=")
+    return Sought(iss=iss, sub=sub, sid=sid, oid=oid, tid=tid)
+
+
+def _check_paths(paths: Mapping[str, str | None]) -> None:
+    given = {name: path for name, path in paths.items() if path is not None}
+    for name, path in given.items():
+        if not path.startswith("/") or path.startswith("//") or "?" in path:
+            raise ValueError(f"{name}={path!r} must begin with one slash, such as '/logout'")
+    if len(set(given.values())) < len(given):
+        raise ValueError(f"{', '.join(given)} must be different paths")
+
+
 def _secrets(secret: str | bytes | Sequence[str | bytes] | None, session: SessionReader) -> list[str | bytes]:
     if secret is None:
         own = session.secret
@@ -202,7 +382,9 @@ def _check_parts(*, provider: object, session: object, store: object, caches: ob
     if not isinstance(provider, Provider):
         raise TypeError("provider must be a Provider, such as Provider.entra(tenant, client_id)")
     _check_methods("session", session, ("read", "load", "delete"), "FlaskSession(app) or ASGISession(app)")
-    _check_methods("store", store, ("load", "replace", "end", "finish"), 'SQLiteStore("logout.db")')
+    _check_methods(
+        "store", store, ("load", "replace", "add", "end", "finish", "marks_since"), 'SQLiteStore("logout.db")'
+    )
     if caches is not None:
         _check_methods("caches", caches, ("remove_accounts",), 'InSession("_token_cache")')
 

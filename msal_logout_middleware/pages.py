@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from .http import Header, Response
@@ -41,6 +41,24 @@ def redirect(target: str, *headers: Header) -> Response:
 def plain(status: int, text: str) -> Response:
     """Answer in one line."""
     return Response(status, (("content-type", "text/plain; charset=utf-8"), *NO_STORE), text.encode())
+
+
+def inert(framed_by: Sequence[str]) -> Response:
+    """Answer in a hidden iframe of the provider's (Front-Channel Logout 1.0, 2).
+
+    Args:
+        framed_by: The origins that may frame it.
+    """
+    framing = " ".join(framed_by) or "'none'"
+    policy = f"default-src 'none'; frame-ancestors {framing}"
+    headers = (("content-type", "text/html; charset=utf-8"), ("content-security-policy", policy))
+    return Response(200, (*headers, *NO_STORE), b"<!doctype html><title>Signed out</title>")
+
+
+def unavailable() -> Response:
+    """Say that it cannot be told now whether a session has ended."""
+    text = "Whether you are signed in cannot be told at the moment. Please try again."
+    return plain(503, text).with_headers(("retry-after", "5"))
 
 
 def confirmation(action: str, *, token: str) -> Response:

@@ -163,6 +163,16 @@ class Provider:
         except ProviderError as error:
             raise ValueError(str(error)) from None
 
+    session_state_is_sid = False  # placeholders by the owner, until this room's writer is done
+
+    def issued(self, iss: str, tid: object) -> bool | None:
+        """Tell whether this provider issued."""
+        return None
+
+    def origins(self) -> tuple[str, ...]:
+        """Return the provider's origins."""
+        return ()
+
     async def end_session_endpoint(self, claims: Mapping[str, Any], world: World) -> str | None:
         """Return the endpoint that signs the session's user out; `None` if there is none, or none can be had.
 

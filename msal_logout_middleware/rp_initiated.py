@@ -19,10 +19,11 @@ from urllib.parse import quote, urlencode
 from . import pages
 from ._drive import World, settle
 from .configuration import Configuration
-from .ending import Outcome, Steps, Work, end_session, finish, look_again, work_of
+from .ending import Outcome, Steps, Work, end_sessions, finish, look_again, others
 from .events import LogoutFailed, LogoutRefused
 from .http import Cookie, Header, Request, Response, SameSite
 from .provider import end_session_url
+from .records import handles
 from .session import Claims, Session
 from .targets import chosen_target, origin_of
 
@@ -71,7 +72,7 @@ class AppView:
             return [*headers, *_page_deletion(self._config, self.request)]
         steps = Steps(self._config, world)
         outcome = await look_again(self._config, self._outcome, steps)
-        self._outcome = outcome = await finish(self._config, outcome, steps, channel="rp-initiated")
+        self._outcome = outcome = await finish(self._config, outcome, steps)
         self._finished = True
         if not outcome.complete and self._config.on_store_error == "page":
             onward = await _onward(self._config, self.request, world, outcome.work.claims, None)
@@ -86,7 +87,7 @@ class AppView:
         steps = Steps(self._config, world)
         outcome = await look_again(self._config, self._outcome, steps)
         if not self._finished or set(outcome.left) - set(self._outcome.left):
-            await finish(self._config, outcome, steps, channel="rp-initiated")
+            await finish(self._config, outcome, steps)
 
     def _sets_session(self, name: str, value: str) -> bool:
         return name.lower() == "set-cookie" and any(
@@ -122,10 +123,7 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
     if config.app_view:
         outcome = None
         if session is not None and session.claims is not None:
-            work = work_of(config, session)
-            outcome = await end_session(
-                config, work, session, steps, channel="rp-initiated", view_follows=True
-            )
+            outcome = await _end(config, session, steps, view_follows=True)
         # The page that asked posts a form of ours; the app gets the request that it would have had without it.
         method = "GET" if "GET" in config.methods else config.methods[0]
         seen = replace(request, method=method, body=b"") if confirmed else request
@@ -134,7 +132,7 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
     if session is None or session.claims is None:
         logger.info("logout: nobody is signed in, or not where claims= of the session says that claims are")
         return _forward(await _onward(config, request, world, {}, None))
-    outcome = await end_session(config, work_of(config, session), session, steps, channel="rp-initiated")
+    outcome = await _end(config, session, steps)
     return await _answer(config, request, world, outcome)
 
 
@@ -170,15 +168,24 @@ async def _try_again(
 ) -> Response:
     steps = Steps(config, world)
     if "cookie" not in known:
-        outcome = await end_session(config, Work.from_json(known), None, steps, channel="rp-initiated")
+        work = Work.from_json(known)
+        outcome = await end_sessions(config, work, steps, target=others(config, work))
         return await _answer(config, request, world, outcome)
     session = await steps.do("read", lambda: settle(config.session.read(known["cookie"])))
     if steps.left:  # still away
         return await _unreadable(config, request, world, cookie_header=known["cookie"])
     if session is None or session.claims is None:
         return _forward(await _onward(config, request, world, {}, None))
-    outcome = await end_session(config, work_of(config, session), session, steps, channel="rp-initiated")
+    outcome = await _end(config, session, steps)
     return await _answer(config, request, world, outcome)
+
+
+async def _end(
+    config: Configuration, session: Session, steps: Steps, *, view_follows: bool = False
+) -> Outcome:
+    work = Work("rp-initiated", (config.known(session),))
+    target = others(config, work)
+    return await end_sessions(config, work, steps, target=target, contents=session, view_follows=view_follows)
 
 
 async def _answer(config: Configuration, request: Request, world: World, outcome: Outcome) -> Response:
@@ -284,7 +291,7 @@ def _was_shown(config: Configuration, request: Request, nonce: str) -> bool:
 
 
 def _bound_to(config: Configuration, session: Session | None) -> str:
-    return "" if session is None else config.handles(session)[0]
+    return "".join(handles(config.seal, session)[:1]) if session else ""
 
 
 def _is_own(config: Configuration, request: Request) -> bool:

@@ -43,7 +43,8 @@ class Session:
 class SessionReader(Protocol):
     """How one framework's sessions are read and deleted, through that framework's own code.
 
-    Its methods are all plain functions or all coroutine functions.
+    Its methods are all plain functions or all coroutine functions. One whose sessions are all in the cookie may have
+    the attribute `server_side = False`, which spares looking for others.
     """
 
     @property

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from . import back_channel, pages, upkeep
 from ._drive import BlockingWorld, run
+from .exchange import Exchange, may_say
+from .gate import NOBODY, Visit
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
 from .logout import AppView, Logout, check_app
-from .pages import plain
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -39,30 +45,138 @@ class LogoutMiddleware:
             )
         self.app = app
         self.logout = logout
+        self._gate = logout.gate
+        self._upkeep = _Upkeep(logout)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer what is ours; hand everything else to the app."""
+        """Answer what is ours; hand everything else to the app, behind the gate."""
+        if not self._upkeep.runs:
+            self._upkeep.start()
+        visit = NOBODY
+        cookie_header = environ.get("HTTP_COOKIE")
+        if cookie_header:
+            visit = self._gate.remembered(cookie_header) or run(
+                self._gate.admit(cookie_header, cookie_header, _WORLD)
+            )
+            if visit.dead:
+                _cut(environ, visit)
         path, mount = _route(environ), _text(environ.get("SCRIPT_NAME", ""))
         method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
-        if not self.logout.takes(method, path, mount, query):
-            return self.app(environ, start_response)
+        if self.logout.takes(method, path, mount, query):
+            return self._ours(environ, start_response, visit)
+        if visit.unsure:
+            return _send(pages.unavailable(), start_response)
+        return self._pass(environ, start_response, visit)
 
+    # The gate
+
+    def _pass(self, environ: WSGIEnvironment, start_response: StartResponse, visit: Visit) -> Iterable[bytes]:
+        """Call the app, and let nothing of an ended session out."""
+        gate = self._gate
+        exchange: Exchange | None = None
+        if gate.learns_exchanges and (visit.seen is None or visit.seen.known is None):
+            exchange = self._exchange(environ)
+        looks = bool(visit.dead) or exchange is not None
+        started = False
+        refused: Response | None = None
+
+        def leave(status: str, headers: list[Header], exc_info: Any = None, /) -> Callable[[bytes], object]:
+            nonlocal started, refused
+            started, refused = True, None
+            if looks or gate.is_late(visit) or self._sets_session(headers):
+                answer = run(gate.answer(visit, int(status[:3]), headers, exchange, _WORLD))
+                if isinstance(answer, Response):
+                    refused = answer
+                    return _discard
+                headers = list(answer)
+            if exc_info:
+                return start_response(status, headers, exc_info)
+            return start_response(status, headers)
+
+        try:
+            chunks = self.app(environ, leave)
+        except BaseException:
+            self._returned(visit)
+            raise
+        if refused is not None:
+            _close(chunks)
+            self._returned(visit)
+            return _send(refused, start_response)
+        watches = visit.seen is not None and (gate.minds_return or self.logout.configuration.close_streams)
+        if started and not watches:
+            return chunks
+        if started and _is_file(environ, chunks):
+            self._returned(visit)  # to read a file saves no session
+            return chunks
+        return _Passed(
+            chunks,
+            instead=lambda: None if refused is None else _send(refused, start_response),
+            is_over=lambda: self._is_over(visit),
+            returned=lambda: self._returned(visit),
+        )
+
+    def _sets_session(self, headers: Iterable[Header]) -> bool:
+        for name, value in headers:
+            if (
+                len(name) == 10
+                and name.lower() == "set-cookie"
+                and value.lstrip().startswith(self._gate.names)
+            ):
+                return True
+        return False
+
+    def _exchange(self, environ: WSGIEnvironment) -> Exchange | None:
+        """Return what a request says of the provider's session; a form is read, and given again."""
+        request = _request(environ, b"")
+        if not may_say(self.logout.configuration, request):
+            return None
+        if request.method == "POST" and request.is_small_form:
+            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+            environ["wsgi.input"] = BytesIO(body)
+            request = replace(request, body=body)
+        return Exchange(self.logout.configuration, request)
+
+    def _is_over(self, visit: Visit) -> bool:
+        """Tell whether an answer that is still streamed is to be cut off."""
+        if not self.logout.configuration.close_streams or not self._gate.is_late(visit):
+            return False
+        try:
+            return run(self._gate.has_ended(visit, _WORLD))
+        except Exception:  # the store's; nobody is served on a guess
+            return True
+
+    def _returned(self, visit: Visit) -> None:
+        if self._gate.minds_return and self._gate.is_late(visit):
+            run(self._gate.returned(visit, _WORLD))
+
+    # What is ours
+
+    def _ours(self, environ: WSGIEnvironment, start_response: StartResponse, visit: Visit) -> Iterable[bytes]:
+        method = environ["REQUEST_METHOD"]
         body = _read_body(environ) if method == "POST" else b""
-        if body is None:
-            return _send(plain(413, "The request is too large."), start_response)
         request = _request(environ, body)
-        answer = run(self.logout.respond(request, _WORLD))
+        answer = self._respond(request)
         if isinstance(answer, Response):
             return _send(answer, start_response)
         if answer is None:
-            return self.app(environ, start_response)
+            return self._pass(environ, start_response, visit)
         if method == "POST":
-            environ["wsgi.input"] = BytesIO(body)
+            environ["wsgi.input"] = BytesIO(body or b"")
         if answer.request is not request:
             environ.update({"REQUEST_METHOD": answer.request.method, "CONTENT_LENGTH": "0"})
             environ["wsgi.input"] = BytesIO()
             environ.pop("CONTENT_TYPE", None)
         return self._app_view(answer, environ, start_response)
+
+    def _respond(self, request: Request) -> Response | AppView | None:
+        if request.path != self.logout.back_channel_path or not self.logout.blocks:
+            return run(self.logout.respond(request, _WORLD))
+        # The flow goes on behind an answer that must not wait for it.
+        answers: list[Response | AppView | None] = []
+        flow = threading.Thread(target=lambda: answers.append(run(self.logout.respond(request, _WORLD))))
+        flow.start()
+        flow.join(back_channel.DEADLINE_SECONDS)
+        return answers[0] if answers else back_channel.too_late()
 
     def _app_view(
         self, view: AppView, environ: WSGIEnvironment, start_response: StartResponse
@@ -98,6 +212,78 @@ class LogoutMiddleware:
         return body
 
 
+class _Passed:
+    """An app's body whose session may end while it is sent, or whose headers are not out yet."""
+
+    def __init__(
+        self,
+        chunks: Iterable[bytes],
+        *,
+        instead: Callable[[], Iterable[bytes] | None],
+        is_over: Callable[[], bool],
+        returned: Callable[[], None],
+    ) -> None:
+        self._chunks = chunks
+        self._iterator = iter(chunks)
+        self._instead = instead
+        self._is_over = is_over
+        self._returned = returned
+        self._in_its_place: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._in_its_place is not None:
+            return next(self._in_its_place)
+        chunk = next(self._iterator, None)
+        if (instead := self._instead()) is not None:
+            self._in_its_place = iter(instead)
+            return next(self._in_its_place)
+        if chunk is None or self._is_over():
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        try:
+            _close(self._chunks)
+        finally:
+            self._returned()
+
+
+class _Upkeep:
+    """A thread of this worker that looks after what is left, from time to time, as long as its middleware lives."""
+
+    def __init__(self, logout: Logout) -> None:
+        self.runs = False
+        self._logout = weakref.ref(logout)
+        _upkeeps.add(self)
+
+    def start(self) -> None:
+        self.runs = True
+        threading.Thread(
+            target=_keep_tidy, args=(self._logout,), name="msal-logout-upkeep", daemon=True
+        ).start()
+
+
+def _keep_tidy(logout: weakref.ref[Logout]) -> None:
+    wait = threading.Event().wait
+    while (found := logout()) is not None:
+        run(found.tidy(_WORLD))
+        del found
+        wait(upkeep.INTERVAL_SECONDS)
+
+
+def _after_fork_in_child() -> None:
+    for one in _upkeeps:  # threads stay behind in the parent
+        one.runs = False
+
+
+_upkeeps: weakref.WeakSet[_Upkeep] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class _Body:
     """An app's body that can be looked into, and that tells when the app has returned."""
 
@@ -122,13 +308,35 @@ class _Body:
 
     def close(self) -> None:
         try:
-            if callable(close := getattr(self._chunks, "close", None)):
-                close()
+            _close(self._chunks)
         finally:
             self._returned()
 
 
-def _request(environ: WSGIEnvironment, body: bytes) -> Request:
+def _cut(environ: WSGIEnvironment, visit: Visit) -> None:
+    """Take the dead session cookies out of a request, and leave all else as it was."""
+    kept = visit.cut(environ["HTTP_COOKIE"])
+    if kept:
+        environ["HTTP_COOKIE"] = kept
+    else:
+        del environ["HTTP_COOKIE"]
+
+
+def _is_file(environ: WSGIEnvironment, chunks: object) -> bool:
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(wrapper, type) and isinstance(chunks, wrapper)
+
+
+def _close(chunks: object) -> None:
+    if callable(close := getattr(chunks, "close", None)):
+        close()
+
+
+def _discard(_data: bytes) -> None:
+    """Write nothing: another answer is sent."""
+
+
+def _request(environ: WSGIEnvironment, body: bytes | None) -> Request:
     headers = [
         (name[5:].replace("_", "-").lower(), value)
         for name, value in environ.items()

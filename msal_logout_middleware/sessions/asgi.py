@@ -94,6 +94,11 @@ class ASGISession:
         return memo[1]
 
     @property
+    def server_side(self) -> bool:
+        """Whether a session is kept on the server, under an id in the cookie."""
+        return self._running().store is not None
+
+    @property
     def secret(self) -> str | bytes | None:
         """The middleware's `secret_key`, if it has such an option.
 

@@ -68,6 +68,11 @@ class FlaskSession:
         return (cookie,)
 
     @property
+    def server_side(self) -> bool:
+        """Whether a session is kept on the server, under an id in the cookie."""
+        return not isinstance(self._app.session_interface, SecureCookieSessionInterface)
+
+    @property
     def secret(self) -> str | bytes | None:
         """The app's `SECRET_KEY`."""
         return self._app.secret_key or None

@@ -186,18 +186,24 @@ def test_app_is_called_with_the_very_objects_and_its_very_answer_is_returned():
     seen = []
     answer = FileWrapper(BytesIO(b"a file"))
 
+    headers = [("X-One", "1"), ("x-two", "2")]
+    write = object()
+
     def app(environ, start_response):
-        seen.append((environ, start_response))
+        seen.append((environ, start_response("200 OK", headers)))
         return answer
 
     environ = environ_of()
     before = dict(environ)
 
-    def start_response(status, headers, exc_info=None): ...
+    def start_response(status, headers, exc_info=None):
+        seen.append(headers)
+        return write
 
     assert wrapped(app)(environ, start_response) is answer
-    assert seen == [(environ, start_response)]
-    assert seen[0][0] is environ
+    assert seen[0] is headers
+    assert seen[1][0] is environ
+    assert seen[1][1] is write
     assert environ == before
 
 

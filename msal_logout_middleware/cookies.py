@@ -1,0 +1,48 @@
+"""The session's cookies in a raw `Cookie` header: found as tolerantly as frameworks do, and cut out byte for byte."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from itertools import product
+
+# What a name cannot begin or end with, some framework strips (RFC 6265, 4.1.1).
+_NO_NAME = re.compile(r"^[^!#$%&'*+\-.^_`|~0-9A-Za-z]+|[^!#$%&'*+\-.^_`|~0-9A-Za-z]+$")
+
+
+def session_cookies(cookie_header: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the session cookies that a header may be read as, each as a header of its own.
+
+    A cookie that is repeated is returned once for each value, since frameworks differ in which they take. Cookies
+    of several names belong together: a session in chunks.
+
+    Args:
+        cookie_header: The header's value, its bytes as Latin-1.
+        names: The cookies' names.
+    """
+    if not any(name in cookie_header for name in names):
+        return ()
+    found: dict[str, list[str]] = {}
+    for part in cookie_header.split(";"):
+        if (name := _name(part)) in names:
+            found.setdefault(name, []).append(part.strip())
+    return tuple("; ".join(parts) for parts in product(*found.values())) if found else ()
+
+
+def without(cookie_header: str, dead: Collection[str]) -> str:
+    """Return a header without some of its session cookies; what is left is left byte for byte.
+
+    Args:
+        cookie_header: The header's value.
+        dead: Of what `session_cookies` returned.
+    """
+    named = {part for header in dead for part in header.split("; ")}
+    parts = cookie_header.split(";")
+    kept = [part for part in parts if part.strip() not in named]
+    left = ";".join(kept)
+    return left if kept[:1] == parts[:1] else left.lstrip()
+
+
+def _name(part: str) -> str:
+    name, equals, _ = part.partition("=")
+    return _NO_NAME.sub("", name) if equals else ""

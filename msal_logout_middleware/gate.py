@@ -1,0 +1,487 @@
+"""The gate: what every request passes. It refuses sessions that have ended, and learns of those that begin.
+
+1. An ordinary request of a session that the worker knows asks nobody: the marks are in memory, and the store's
+   generation says whether they are all there are.
+2. What is not known is asked, and what cannot be asked is refused (503). Nothing is served on a guess.
+3. An ended session is cut out of the request: the app sees a visitor. Its handle is dead for good.
+4. Sessions are learnt from answers that sign somebody in, and at first sight; never from a request's parameters.
+5. A session that ended while its request was running leaves nothing behind: no cookie, no record, no token.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TypeVar, cast
+
+from . import pages
+from ._drive import World, settle
+from .caches import Removed
+from .configuration import Configuration
+from .cookies import session_cookies, without
+from .ending import Outcome, Steps, Work, end_sessions, look_again
+from .errors import LogoutError
+from .events import LogoutFailed, SessionRefused, SessionUnknowable, StoreUnreachable
+from .exchange import Exchange
+from .http import Header, Response
+from .marks import HeldMarks
+from .records import KnownSession, handles, key
+from .session import Session
+from .stores import SessionRecord
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+_REMEMBERED = 4096  # cookies, and sessions, that a worker remembers
+_LONGEST_REMEMBERED = 8192  # characters of a cookie
+_MARKS_AT_ONCE = 5000
+
+
+class Seen:
+    """A session as this worker has seen it.
+
+    Args:
+        handles: Its handle by each secret; empty if it cannot be told from other sign-ins.
+        known: What is known of it; `None` while nobody is signed in.
+        group: Under which name the session index groups its handles; `None` if it is not there.
+        ended: Whether it has ended.
+    """
+
+    __slots__ = ("ended", "group", "handles", "known", "lives_at", "until")
+
+    def __init__(
+        self,
+        handles: tuple[str, ...],
+        known: KnownSession | None,
+        group: str | None = None,
+        *,
+        ended: bool = False,
+    ) -> None:
+        self.handles = handles
+        self.known = known
+        self.group = group
+        self.ended = ended
+        self.lives_at: int | None = None  # the generation that it was last found alive at
+        self.until = 0.0  # when its record expires
+
+    @property
+    def short(self) -> str:
+        """The start of its handle, for the log."""
+        return self.handles[0][:12] if self.handles else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What the gate has found out about a request.
+
+    Args:
+        seen: The live session that the request bears; `None` if it bears none.
+        dead: Session cookies to be cut out, each as a header of its own.
+        unsure: Whether it cannot be told if a session of the request lives.
+    """
+
+    seen: Seen | None = None
+    dead: tuple[str, ...] = ()
+    unsure: bool = False
+
+    def cut(self, cookie_header: str) -> str:
+        """Return a `Cookie` header without what is dead; all else is left byte for byte."""
+        return without(cookie_header, self.dead)
+
+
+NOBODY = Visit()
+Found = list[tuple[str, "Session | Seen"]]  # each with its cookies
+
+
+class Gate:
+    """What one worker knows of sessions and marks.
+
+    `generation` is the store's. `learns_exchanges` tells whether an `Exchange` is to be made of requests.
+
+    Args:
+        config: The configuration.
+    """
+
+    def __init__(self, config: Configuration) -> None:
+        self.generation: Callable[[], int | None] = getattr(config.store, "generation", lambda: None)
+        self._config = config
+        self._marks = HeldMarks()
+        self._visits: dict[Hashable, Visit] = {}
+        self._by_cookies: dict[str, Seen] = {}
+        self._by_handle: dict[str, Seen] = {}
+        self._told_unknowable = False
+        self.learns_exchanges = config.provider.session_state_is_sid
+        config.unmarked.on_add = self._forget
+
+    @cached_property
+    def minds_return(self) -> bool:
+        """Whether an ended session is to be looked for once more when the app has returned."""
+        # A session that is all in the cookie is not saved later than its headers; guarded caches refuse late tokens.
+        return getattr(self._config.session, "server_side", True) or not getattr(
+            self._config.caches, "guarded", False
+        )
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the session's cookies."""
+        return tuple(dict.fromkeys(cookie.name for cookie in self._config.session.cookies))
+
+    # A request comes in
+
+    def remembered(self, cookie_header: Hashable) -> Visit | None:
+        """Return what is known of a request by its whole `Cookie` header, if nothing has ended since."""
+        visit = self._visits.get(cookie_header)
+        if visit is None or visit.seen is None or visit.seen.lives_at != self.generation():
+            return None
+        return visit
+
+    async def admit(self, cookie_header: str, name: Hashable, world: World) -> Visit:
+        """Tell whose session a request bears, and whether it lives.
+
+        Args:
+            cookie_header: The `Cookie` header, its bytes as Latin-1.
+            name: What the visit is remembered by: the header, as the door has it.
+            world: Where to ask the store.
+        """
+        found: list[tuple[str, Session | Seen]] = []
+        try:
+            for cookies in session_cookies(cookie_header, self.names):
+                what = self._by_cookies.get(cookies) or await settle(self._config.session.read(cookies))
+                if isinstance(what, Seen) or (what is not None and not _is_nobodys(what)):
+                    found.append((cookies, what))
+            if not found:
+                return NOBODY
+            return self._judged(found, name) or await world.beside(self._judge(found, name))
+        except Exception as error:  # any engine's
+            await world.beside(self._unsure(error))
+            return Visit(unsure=True)
+
+    def _judged(self, found: Found, name: Hashable) -> Visit | None:
+        """Return the judgement of a request where memory has it; otherwise the store must be asked."""
+        generation = self.generation()
+        if len(found) > 1 or generation is None or generation != self._marks.generation:
+            return None
+        ((cookies, what),) = found
+        seen = what if isinstance(what, Seen) else self._recalled(what)
+        if seen is None or self._has_ended(seen):
+            return None
+        seen.lives_at = generation
+        return self._remember(name, cookies, seen)
+
+    async def _judge(self, found: Found, name: Hashable) -> Visit:
+        dead: list[str] = []
+        visit = NOBODY
+        generation = await self._renew()
+        for cookies, what in found:
+            seen = what if isinstance(what, Seen) else await self._recognise(what)
+            if self._has_ended(seen):
+                await self._config.tell(SessionRefused(seen.short, during=False))
+                dead.append(cookies)
+            else:
+                seen.lives_at = generation
+                visit = self._remember(name, cookies, seen)
+        return replace(visit, dead=tuple(dead)) if dead else visit
+
+    # An answer leaves
+
+    def is_late(self, visit: Visit) -> bool:
+        """Tell whether something has ended since a request was judged: maybe its session."""
+        return visit.seen is not None and visit.seen.lives_at != self.generation()
+
+    async def answer(
+        self, visit: Visit, status: int, headers: Sequence[Header], exchange: Exchange | None, world: World
+    ) -> Sequence[Header] | Response:
+        """Tell what may leave of an answer whose headers are ready, and learn of who it signs in.
+
+        Args:
+            visit: What was found out about the request.
+            status: The answer's.
+            headers: The answer's.
+            exchange: What the request says of the provider's session.
+            world: Where to ask the store.
+
+        Returns:
+            The headers to send, or the answer to send in the app's place, since nothing can be told.
+        """
+        try:
+            cookies, carried = await self._carried(headers)
+            lives = True
+            if self.is_late(visit) or not self._is_known(visit, cookies, carried):
+                sid = exchange.sid if exchange else None
+                lives = await world.beside(self._leave(visit, cookies, carried, sid, world))
+        except Exception as error:  # any engine's
+            await world.beside(self._unsure(error))
+            return pages.unavailable()
+        if not lives:
+            kept = [(name, value) for name, value in headers if not self._sets_session(name, value)]
+            return [*kept, *self._deletions()]
+        added: list[Header] = []
+        if visit.dead and not any(self._sets_session(name, value) for name, value in headers):
+            added += self._deletions()
+        if exchange is not None:
+            signs_in = isinstance(carried, Seen) or (carried is not None and carried.claims is not None)
+            location = next((value for name, value in headers if name.lower() == "location"), None)
+            added += exchange.headers(status, None if signs_in else location)
+        return [*headers, *added]
+
+    async def _carried(self, headers: Sequence[Header]) -> tuple[str, Session | Seen | None]:
+        """Return the session that an answer carries, with its cookies."""
+        pairs = [
+            value.partition(";")[0].strip() for name, value in headers if self._sets_session(name, value)
+        ]
+        cookies = "; ".join(pair for pair in pairs if pair.partition("=")[2].strip('"'))
+        if not cookies:
+            return "", None
+        return cookies, self._by_cookies.get(cookies) or await settle(self._config.session.read(cookies))
+
+    def _is_known(self, visit: Visit, cookies: str, carried: Session | Seen | None) -> bool:
+        """Tell whether an answer carries nothing that the session index must be told."""
+        if carried is None or carried is visit.seen:
+            return True
+        if isinstance(carried, Seen):
+            return False
+        if carried.claims is None:
+            return True
+        seen = self._recalled(carried)
+        if seen is None or seen is not visit.seen:
+            return False
+        _put(self._by_cookies, cookies, seen)
+        return True
+
+    async def _leave(
+        self, visit: Visit, cookies: str, carried: Session | Seen | None, sid: str | None, world: World
+    ) -> bool:
+        """Tell whether an answer may carry a session, and learn of it."""
+        generation = await self._renew()
+        if visit.seen is not None:
+            if self._has_ended(visit.seen):
+                await self._undo(visit.seen, carried, world)
+                return False
+            visit.seen.lives_at = generation
+        if self._is_known(visit, cookies, carried):
+            return True
+        seen = carried
+        if not isinstance(seen, Seen):
+            seen = await self._learn(visit, cast("Session", carried), sid, world)
+        if self._has_ended(seen):
+            await self._undo(seen, carried, world)
+            return False
+        seen.lives_at = generation
+        _put(self._by_cookies, cookies, seen)
+        return True
+
+    async def returned(self, visit: Visit, world: World) -> None:
+        """Look once more, now that the app has returned: streams and background tasks save late."""
+        try:
+            if await self.has_ended(visit, world) and visit.seen is not None:
+                await self._undo(visit.seen, None, world)
+        except Exception as error:  # any engine's
+            await self._unsure(error)
+
+    async def has_ended(self, visit: Visit, world: World) -> bool:
+        """Tell whether the session of a request that is still open has ended.
+
+        Raises:
+            Exception: The store cannot be asked.
+        """
+        if visit.seen is None:
+            return False
+        generation = await world.beside(self._renew())
+        if self._has_ended(visit.seen):
+            return True
+        visit.seen.lives_at = generation
+        return False
+
+    async def signed_in(self, session: Session, sid: str | None, world: World) -> None:
+        """Record a sign-in that the app tells.
+
+        Raises:
+            LogoutError: The session has ended already, or its claims are like those of any other sign-in.
+        """
+        seen = await self._learn(NOBODY, session, sid, world)
+        if seen.group is None:
+            raise LogoutError("the claims have no iat, nonce or uti: give all claims of the ID token")
+        if seen.ended:
+            raise LogoutError("the session has ended already")
+
+    def sweep(self) -> None:
+        """Forget what is over."""
+        now = time.time()
+        self._marks.forget(now)
+        for seen in [seen for seen in list(self._by_handle.values()) if seen.until <= now]:
+            self._by_handle.pop(seen.handles[0], None)
+            seen.lives_at = None
+
+    # What is remembered
+
+    async def _renew(self) -> int | None:
+        """Take in the marks that are new, and return the generation that they are complete for."""
+        generation = self.generation()
+        marks = self._marks
+        while generation is None or generation != marks.generation:
+            since = marks.cursor
+            found = await settle(self._config.store.marks_since(since, limit=_MARKS_AT_ONCE))
+            if not marks.take(found, since):
+                self._forget()  # what this worker knew of the index may be lost there
+            elif len(found.marks) < _MARKS_AT_ONCE:
+                marks.generation = generation
+                break
+        return generation
+
+    def _has_ended(self, seen: Seen) -> bool:
+        """Tell whether a session has ended, by the marks that are held."""
+        if not seen.ended and self._marks.has(seen.handles):
+            seen.ended = True
+        names = seen.handles if seen.known is None else (*seen.handles, *seen.known.keys)
+        return seen.ended or self._config.unmarked.names(names)
+
+    async def _unsure(self, error: Exception) -> None:
+        # Only our own errors' text: an engine's may quote what it was given.
+        said = str(error) if isinstance(error, LogoutError) else type(error).__name__
+        await self._config.tell(StoreUnreachable(said))
+
+    def _sets_session(self, name: str, value: str) -> bool:
+        return name.lower() == "set-cookie" and any(
+            cookie.is_set_by(value) for cookie in self._config.session.cookies
+        )
+
+    def _deletions(self) -> tuple[Header, ...]:
+        return tuple(cookie.delete() for cookie in self._config.session.cookies)
+
+    def _recalled(self, session: Session) -> Seen | None:
+        """Return what is known of a session by its handle, if its user is still the one who was."""
+        names = handles(self._config.seal, session)
+        if session.claims is None:
+            return Seen(names, None)
+        seen = self._by_handle.get(names[0]) if names else None
+        if seen is None or seen.known is None or session.id is None:
+            return seen  # a handle of claims stands for these very claims
+        return seen if set(self._config.known(session).keys) <= set(seen.known.keys) else None
+
+    async def _recognise(self, session: Session) -> Seen:
+        """Return what is known of a session that a request bears; the index records it at first sight."""
+        if (seen := self._recalled(session)) is not None:
+            return seen
+        known = self._config.known(session)
+        if not known.handles:
+            return await self._unknowable(known)
+        if self._marks.has(known.handles):
+            return Seen(known.handles, known, ended=True)
+        store = self._config.store
+        record = await self._record_of(known)
+        group = secrets.token_hex(16) if record is None else record.session
+        if record is None:
+            lives = await settle(store.add(self._new_record(known, group), sign_in=False))
+        elif set(known.keys) <= set(record.keys):
+            lives = True
+        elif self._is_same_user(known, record):  # signed in again, and the answer did not show it
+            lives = await settle(store.join(self._new_record(known, group)))
+        else:  # another has signed in under the same id, and the answer did not show it
+            group = secrets.token_hex(16)
+            lives = await settle(store.add(self._new_record(known, group), sign_in=True))
+        return self._put_by_handle(Seen(known.handles, known, group, ended=not lives))
+
+    async def _learn(self, visit: Visit, session: Session, sid: str | None, world: World) -> Seen:
+        """Record the session that an answer carries: a sign-in, or one that goes on under another handle."""
+        known = self._config.known(session, sid=None if (session.claims or {}).get("sid") else sid)
+        if not known.handles:
+            return await self._unknowable(known)
+        store = self._config.store
+        before = visit.seen
+        group = secrets.token_hex(16)
+        if before is None or before.known is None or before.group is None:
+            lives = await settle(store.add(self._new_record(known, group), sign_in=True))
+        elif before.known.user == known.user:
+            group = before.group
+            lives = await settle(store.join(self._new_record(known, group)))
+        else:
+            record = await self._record_of(known)
+            if record is not None and set(known.keys) <= set(record.keys):
+                group, lives = record.session, True  # another worker has seen that sign-in
+            else:
+                lives = await settle(store.add(self._new_record(known, group), sign_in=True))
+                await self._replaced(before.known, known, world)
+        return self._put_by_handle(Seen(known.handles, known, group, ended=not lives))
+
+    async def _replaced(self, old: KnownSession, new: KnownSession, world: World) -> None:
+        """End the session of a user in whose place another has signed in."""
+        if old.handles == new.handles:  # the same server-side session, which is the other's now
+            old = replace(old, session_id=None, handles=())
+        elif old.session_id == new.session_id:
+            old = replace(old, session_id=None)
+        await end_sessions(self._config, Work("sign-in", (old,)), Steps(self._config, world))
+
+    async def _undo(self, seen: Seen, carried: Session | Seen | None, world: World) -> None:
+        """Delete what a request has saved of a session that ended while it was running."""
+        await self._config.tell(SessionRefused(seen.short, during=True))
+        steps = Steps(self._config, world)
+        known = seen.known
+        ids = {known.session_id if known else None, carried.id if isinstance(carried, Session) else None}
+        for session_id in ids - {None}:
+            await steps.do("session", partial(self._delete, session_id))
+        # Guarded caches have refused what came late; a removal would hit the user's next sign-in.
+        if known is not None and not getattr(self._config.caches, "guarded", False):
+            await look_again(self._config, Outcome(Work("sign-in", (known,)), (), Removed({})), steps)
+        if steps.left:
+            await self._config.tell(LogoutFailed("sign-in", seen.short, tuple(steps.left)))
+
+    async def _delete(self, session_id: str | None) -> None:
+        await settle(self._config.session.delete(session_id or ""))
+
+    async def _unknowable(self, known: KnownSession) -> Seen:
+        if not self._told_unknowable:
+            self._told_unknowable = True
+            await self._config.tell(SessionUnknowable())
+        return Seen((), known)
+
+    async def _record_of(self, known: KnownSession) -> SessionRecord | None:
+        for handle in known.handles:
+            record = await settle(self._config.store.get(handle))
+            if record is not None:
+                return record
+        return None
+
+    def _is_same_user(self, known: KnownSession, record: SessionRecord) -> bool:
+        iss, sub = known.user
+        return bool(set(key(self._config.seal, iss=iss, sub=sub)) & set(record.keys))
+
+    def _new_record(self, known: KnownSession, group: str) -> SessionRecord:
+        expires_at = time.time() + self._config.session_lifetime_seconds
+        return known.record(self._config.seal, session=group, expires_at=expires_at)
+
+    def _put_by_handle(self, seen: Seen) -> Seen:
+        seen.until = time.time() + self._config.session_lifetime_seconds
+        _put(self._by_handle, seen.handles[0], seen)
+        return seen
+
+    def _remember(self, cookie_header: Hashable, cookies: str, seen: Seen) -> Visit:
+        visit = Visit(seen)
+        # What an anonymous session keeps on the server may change without another cookie.
+        if seen.known is not None and len(cookies) <= _LONGEST_REMEMBERED:
+            _put(self._by_cookies, cookies, seen)
+            _put(self._visits, cookie_header, visit)
+        return visit
+
+    def _forget(self) -> None:
+        for seen in list(self._by_handle.values()):
+            seen.lives_at = None
+        for memory in (self._visits, self._by_cookies, self._by_handle):
+            memory.clear()
+
+
+def _is_nobodys(session: Session) -> bool:
+    """Tell whether a session has neither a user nor an id that one may sign in under."""
+    return session.claims is None and session.id is None
+
+
+def _put(memory: dict[K, T], key: K, value: T) -> None:
+    """Remember a value, and forget the oldest beyond what is kept."""
+    memory[key] = value
+    while len(memory) > _REMEMBERED:
+        try:
+            memory.pop(next(iter(memory)), None)
+        except (StopIteration, RuntimeError):  # another thread did
+            return

@@ -1,0 +1,144 @@
+"""A session as the session index holds it: its handles, the keys that it is found by, and what ending it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .seal import Seal
+from .session import Claims, Session, plain_claims
+from .stores import SessionRecord
+
+# Of the ID token's claims these are kept: they say who it is, and where the provider signs them out.
+_KEPT_CLAIMS = ("iss", "sub", "aud", "sid", "oid", "tid", "tfp", "acr", "login_hint")
+
+# One of these makes each sign-in unlike every other (OpenID Connect Core 1.0, 2; `uti` is Entra's).
+_UNIQUE_CLAIMS = ("iat", "nonce", "uti")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSession:
+    """What is known of a session in which somebody is signed in; enough for any worker to end it.
+
+    Args:
+        session_id: The server-side session's id; `None` if the session is in the cookie. A live credential.
+        handles: The session's handle by each secret, the first first; empty if it cannot be told from other
+            sign-ins of the same user.
+        claims: Those of its claims that are needed.
+        cache_key: The key of its token cache; `None` where there is none, or the claims lead to none.
+        keys: What the session index finds it by.
+        issued_at: The ID token's `iat`, in seconds since 1970; 0 if it has none.
+    """
+
+    session_id: str | None = field(repr=False)
+    handles: tuple[str, ...]
+    claims: Claims = field(repr=False)
+    cache_key: str | None = field(default=None, repr=False)
+    keys: tuple[str, ...] = ()
+    issued_at: float = 0.0
+
+    @property
+    def user(self) -> tuple[Any, Any]:
+        """Who is signed in (OpenID Connect Core 1.0, 5.7)."""
+        return self.claims.get("iss"), self.claims.get("sub")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ending the session needs as a JSON value, to be sealed."""
+        return {
+            "id": self.session_id,
+            "handles": self.handles,
+            "claims": dict(self.claims),
+            "key": self.cache_key,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> KnownSession:
+        """Return what `as_json` made the value of."""
+        return cls(value["id"], tuple(value["handles"]), value["claims"], value["key"])
+
+    def record(self, seal: Seal, *, session: str, expires_at: float) -> SessionRecord:
+        """Return the record of the session's first handle.
+
+        Args:
+            seal: Seals what ending the session needs.
+            session: Groups the handles of the session.
+            expires_at: When the session's lifetime is over, in seconds since 1970.
+        """
+        data = seal.seal("record", self.as_json())
+        return SessionRecord(self.handles[0], session, self.keys, self.issued_at, data, expires_at)
+
+
+def known_session(
+    seal: Seal, session: Session, *, cache_key: str | None, sid: str | None = None, is_ours: bool = True
+) -> KnownSession:
+    """Return what is known of a session in which somebody is signed in.
+
+    Args:
+        seal: Makes the hashes.
+        session: The session.
+        cache_key: The key of its token cache.
+        sid: The provider's session, where the claims do not say it.
+        is_ours: Whether the provider's own calls, which may have no `iss`, can mean this session.
+    """
+    claims = {name: value for name, value in plain_claims(session.claims).items() if name in _KEPT_CLAIMS}
+    issued_at = (session.claims or {}).get("iat")
+    return KnownSession(
+        session_id=session.id,
+        handles=handles(seal, session),
+        claims=claims,
+        cache_key=cache_key,
+        keys=tuple(
+            key
+            for one in {claims.get("sid"): None, sid: None}
+            for key in keys(seal, claims | {"sid": one}, is_ours=is_ours)
+        ),
+        issued_at=float(issued_at) if isinstance(issued_at, (int, float)) else 0.0,
+    )
+
+
+def opened(seal: Seal, data: bytes) -> KnownSession | None:
+    """Return what a record's data says; `None` if no secret opens it any more."""
+    value = seal.open("record", data)
+    return None if value is None else KnownSession.from_json(value)
+
+
+def handles(seal: Seal, session: Session) -> tuple[str, ...]:
+    """Return a session's handle by each secret: a keyed hash of its id, or else of all claims in it.
+
+    Claims that no sign-in makes unlike another's give none: a mark on them would refuse the next sign-in as well.
+    """
+    if session.id is not None:
+        return seal.hashes("session id", session.id)
+    claims = session.claims or {}
+    if not any(claims.get(name) for name in _UNIQUE_CLAIMS):
+        return ()
+    return seal.hashes("claims", plain_claims(claims))
+
+
+def keys(seal: Seal, claims: Claims, *, is_ours: bool = False) -> tuple[str, ...]:
+    """Return all keys that claims lead to, by each secret.
+
+    `sid` and `sub` mean something only with their `iss`. A bare `sid` is what Entra ID sends.
+
+    Args:
+        seal: Makes the hashes.
+        claims: Of an ID token.
+        is_ours: Whether the configured provider issued them, so that a bare `sid` of its means them.
+    """
+    iss, sub, sid, oid, tid = (claims.get(name) for name in ("iss", "sub", "sid", "oid", "tid"))
+    found = [
+        key(seal, iss=iss, sub=sub),
+        key(seal, iss=iss, sid=sid),
+        key(seal, iss=iss, sid=sid, sub=sub),
+        key(seal, oid=oid, tid=tid),
+        key(seal, sid=sid) if is_ours else (),
+    ]
+    return tuple(dict.fromkeys(one for by_each_secret in found for one in by_each_secret))
+
+
+def key(seal: Seal, **parts: Any) -> tuple[str, ...]:
+    """Return the key for some claims, by each secret; nothing, if one of them is no string, or empty."""
+    if not all(isinstance(value, str) and value for value in parts.values()):
+        return ()
+    return seal.hashes("key", parts)
