@@ -406,11 +406,13 @@ def test_process_that_was_forked_in_the_middle_of_an_ending_does_not_hold_the_ne
         if pid == 0:
             os.read(wait, 1)
             os._exit(0)
-    end(store, "h2")
-    os.write(go_on, b".")
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    os.close(wait)
-    os.close(go_on)
+    try:
+        end(store, "h2")
+    finally:
+        os.write(go_on, b".")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.close(wait)
+        os.close(go_on)
 
 
 @forks
