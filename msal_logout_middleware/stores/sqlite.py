@@ -289,6 +289,11 @@ class SQLiteStore:
         self._database.close()
         self._generation.close()
 
+    @property
+    def path(self) -> Path:
+        """The file, as an absolute path."""
+        return self._path
+
     def network_mount(self) -> str | None:
         """Return the type of the filesystem that the file is on, if it is one of another machine's, else `None`."""
         return network_filesystem(self._path)
