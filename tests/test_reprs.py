@@ -5,6 +5,8 @@ import pytest
 from msal_logout_middleware.caches import Removed
 from msal_logout_middleware.ending import Work
 from msal_logout_middleware.http import Request, Response
+from msal_logout_middleware.records import KnownSession
+from msal_logout_middleware.remote import Sought
 from msal_logout_middleware.session import Session
 from msal_logout_middleware.stores import JournalRow, Loaded, SessionRecord
 
@@ -21,7 +23,9 @@ SECRET = "live-credential"
         Request("GET", "/", f"code={SECRET}", (("cookie", SECRET),), body=SECRET.encode()),
         Response(200, (("set-cookie", SECRET),), SECRET.encode()),
         Removed({}, id_token=SECRET),
-        Work(SECRET, ("h",), {"sub": SECRET}),
+        KnownSession(SECRET, ("h",), {"sub": SECRET}, SECRET),
+        Work("admin", (KnownSession(SECRET, ("h",), {"sub": SECRET}, SECRET),), {"sub": SECRET}),
+        Sought(sub=SECRET, sid=SECRET, oid=SECRET),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -51,7 +51,7 @@ def test_walk_in_a_fresh_home_leaves_nothing_and_says_each_step(tmp_path):
 
 @QUIET
 def test_walk_fails_if_accounts_stay_in_the_token_cache(monkeypatch, capsys):
-    async def remove_nothing(self, claims, session):
+    async def remove_nothing(self, claims, session, *, key=None):
         return Removed({})
 
     monkeypatch.setattr(InStore, "remove_accounts", remove_nothing)
