@@ -4,6 +4,7 @@
 2. A connection is in the hands of one thread at a time, and of no other process: SQLite loses committed
    changes when a connection is open while the process forks, so all of them are closed before.
 3. What is deleted is overwritten (`secure_delete`).
+4. Each ending is told to all processes in shared memory, around its commit (`_generation.py`).
 """
 
 from __future__ import annotations
