@@ -66,7 +66,11 @@ async def run_beside_loop(flow: Coroutine[Any, Any, T]) -> T:
         finally:
             _hop.reset(token)
 
-    return await anyio.to_thread.run_sync(drive)
+    try:
+        return await anyio.to_thread.run_sync(drive)
+    finally:
+        if inspect.getcoroutinestate(flow) == inspect.CORO_CREATED:
+            flow.close()  # the loop was closed before a thread took it
 
 
 class World(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
@@ -205,3 +206,18 @@ def test_either_world_waits_and_calls_what_blocks(world: World) -> None:
 
     in_this_thread = drive() == threading.get_ident()
     assert in_this_thread is isinstance(world, BlockingWorld)
+
+
+def test_flow_that_is_cancelled_before_a_thread_takes_it_is_closed() -> None:
+    """As when a loop is closed; a coroutine that nobody awaits is a warning on the way out."""
+
+    async def story() -> str:
+        taken = flow(plain)
+        task = asyncio.ensure_future(run_beside_loop(taken))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return inspect.getcoroutinestate(taken)
+
+    assert asyncio.run(story()) == inspect.CORO_CLOSED

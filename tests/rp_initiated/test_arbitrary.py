@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.rp_initiated.conftest import KINDS, Site
+from tests.sites import KINDS, Site
 from tests.tokens import claims_of
 
 ANN = claims_of("ann")

@@ -14,7 +14,7 @@ from msal_logout_middleware.ending import Work
 from msal_logout_middleware.provider import Provider
 from msal_logout_middleware.records import KnownSession
 from msal_logout_middleware.seal import Seal
-from tests.rp_initiated.conftest import HOME, KINDS, SECRET, Site
+from tests.sites import HOME, KINDS, SECRET, Site
 from tests.tokens import CLIENT_ID, TENANT, cache_of, claims_of
 
 ANN, BOB = claims_of("ann", login_hint="opaque-hint"), claims_of("bob")
