@@ -15,7 +15,7 @@ import anyio
 from . import back_channel, pages, upkeep
 from ._drive import BlockingWorld, LoopWorld, World, drive, run_beside_loop
 from .exchange import Exchange, may_say
-from .gate import NOBODY, Visit
+from .gate import Visit
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
 from .logout import AppView, Logout, check_app
 
@@ -27,7 +27,6 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Flow = Callable[[World], Coroutine[Any, Any, T]]
 
-_CONNECTIONS = frozenset(("http", "websocket"))
 _WATCH_SECONDS = 1.0  # how often an open connection's session is looked at
 _POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 _TRY_AGAIN_LATER = 1013  # IANA's registry of WebSocket close codes
@@ -50,41 +49,68 @@ class LogoutMiddleware:
         self.app = app
         self.logout = logout
         self._gate = logout.gate
+        self._paths = logout.paths
+        self._visits = logout.gate.visits
         self._upkeep: asyncio.Task[None] | None = None
         self._behind: set[asyncio.Future[Any]] = set()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(  # noqa: PLR0912 - every request passes here, so nothing is called that can be told in a line
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Answer what is ours; hand everything else to the app, behind the gate.
 
         Raises:
             RuntimeError: A session middleware is outside of this one, so that it would undo a sign-out.
         """
-        kind = scope["type"]
-        if kind not in _CONNECTIONS:
-            await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._not_http(scope, receive, send)
             return
-        if self._upkeep is None or self._upkeep.done():
+        if self._upkeep is None:
             self._start_upkeep()
-        visit = NOBODY
-        cookie_header = b"; ".join([value for name, value in scope.get("headers", ()) if name == b"cookie"])
-        if cookie_header:
-            visit = self._gate.remembered(cookie_header) or await self._admit(cookie_header)
+        visit, cookie_header = self._gate.nobody, None
+        for name, value in scope.get("headers", ()):
+            if name == b"cookie":
+                cookie_header = value if cookie_header is None else cookie_header + b"; " + value
+        if cookie_header is not None:
+            remembered = self._visits.get(cookie_header)
+            if remembered is None or (
+                remembered.seen is not None and remembered.seen.lives_at != self._gate.generation()
+            ):
+                visit = await self._admit(cookie_header)
+            else:
+                visit = remembered
             if visit.dead:
                 scope = {**scope, "headers": _without_dead(scope["headers"], visit)}
-        if kind == "websocket":
-            await self._web_socket(scope, receive, send, visit)
-            return
 
-        path, mount = scope["path"], scope.get("root_path", "")
-        if mount:
+        path, query = scope["path"], scope.get("query_string", b"")
+        if mount := scope.get("root_path", ""):
             path = _route(path, mount)
-        query = scope["query_string"].decode("latin-1") if scope.get("query_string") else ""
-        if self.logout.takes(scope["method"], path, mount, query):
+        if path in self._paths or (b"state=" in query and self._comes_back(scope, path, mount)):
             await self._ours(scope, receive, send, visit, path)
+        elif visit.plain:
+            await self.app(scope, receive, self._leaving(send, visit))
         elif visit.unsure:
             await _send(pages.unavailable(), send)
         else:
             await self._pass(scope, receive, send, visit)
+
+    async def _not_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self.app(scope, receive, send)
+            return
+        cookies = [value for name, value in scope.get("headers", ()) if name == b"cookie"]
+        visit = await self._admit(b"; ".join(cookies)) if cookies else self._gate.nobody
+        if visit.dead or visit.unsure:
+            await receive()  # the handshake
+            code = _TRY_AGAIN_LATER if visit.unsure else _POLICY_VIOLATION
+            await send({"type": "websocket.close", "code": code})
+        elif visit.seen is None or not self.logout.configuration.close_websockets:
+            await self.app(scope, receive, send)
+        else:
+            await self._watched(scope, receive, send, visit, _close)
+
+    def _comes_back(self, scope: Scope, path: str, mount: str) -> bool:
+        return self.logout.takes(scope["method"], path, mount, scope["query_string"].decode("latin-1"))
 
     # The gate
 
@@ -92,27 +118,36 @@ class LogoutMiddleware:
         text = cookie_header.decode("latin-1")
         return await self._gated(lambda world: self._gate.admit(text, cookie_header, world))
 
+    def _leaving(self, send: Send, visit: Visit) -> Send:
+        """Return a `send` that looks at the headers of the app's answer."""
+        generation, names, seen = self._gate.generation, self._names, visit.seen
+
+        async def leave(message: Message) -> None:
+            nonlocal send
+            if message["type"] == "http.response.start" and (
+                (seen is not None and seen.lives_at != generation()) or _sets_cookie(message, names)
+            ):
+                send = await self._leave(message, visit, None, send)
+            else:
+                await send(message)
+
+        return leave
+
     async def _pass(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
-        """Call the app, and let nothing of an ended session out."""
+        """Call the app, and let nothing of an ended session out; look once more when the app has returned."""
         gate = self._gate
         exchange: Exchange | None = None
         if gate.learns_exchanges and (visit.seen is None or visit.seen.known is None):
             exchange, receive = await self._exchange(scope, receive)
         looks = bool(visit.dead) or exchange is not None
-        refused = False
 
         async def leave(message: Message) -> None:
-            nonlocal refused
+            nonlocal send
             if message["type"] == "http.response.start" and (
-                looks or gate.is_late(visit) or self._sets_session(message.get("headers", ()))
+                looks or gate.is_late(visit) or _sets_cookie(message, self._names)
             ):
-                answer = await self._leaving(message, visit, exchange)
-                if isinstance(answer, Response):
-                    refused = True
-                    await _send(answer, send)
-                    return
-                message = answer
-            if not refused:
+                send = await self._leave(message, visit, exchange, send)
+            else:
                 await send(message)
 
         try:
@@ -121,27 +156,21 @@ class LogoutMiddleware:
             else:
                 await self.app(scope, receive, leave)
         finally:
-            if visit.seen is not None and gate.minds_return and gate.is_late(visit):
+            if gate.minds_return and gate.is_late(visit):
                 await self._gated(lambda world: gate.returned(visit, world))
 
-    async def _leaving(self, message: Message, visit: Visit, exchange: Exchange | None) -> Message | Response:
-        headers = _decoded(message.get("headers", ()))
-        status = message["status"]
+    async def _leave(self, message: Message, visit: Visit, exchange: Exchange | None, send: Send) -> Send:
+        """Send what may leave of an answer's headers; return where its body goes."""
+        headers, status = _decoded(message.get("headers", ())), message["status"]
         answer = await self._gated(lambda world: self._gate.answer(visit, status, headers, exchange, world))
-        return answer if isinstance(answer, Response) else {**message, "headers": _encoded(answer)}
-
-    def _sets_session(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        for name, value in headers:
-            if (
-                len(name) == 10
-                and name.lower() == b"set-cookie"
-                and value.lstrip().startswith(self._prefixes)
-            ):
-                return True
-        return False
+        if isinstance(answer, Response):
+            await _send(answer, send)
+            return _ignore
+        await send({**message, "headers": _encoded(answer)})
+        return send
 
     @cached_property
-    def _prefixes(self) -> tuple[bytes, ...]:
+    def _names(self) -> tuple[bytes, ...]:
         return tuple(name.encode("latin-1") for name in self._gate.names)
 
     async def _exchange(self, scope: Scope, receive: Receive) -> tuple[Exchange | None, Receive]:
@@ -158,16 +187,6 @@ class LogoutMiddleware:
         return Exchange(self.logout.configuration, request), receive
 
     # Connections that stay open
-
-    async def _web_socket(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
-        if visit.dead or visit.unsure:
-            await receive()  # the handshake
-            code = _TRY_AGAIN_LATER if visit.unsure else _POLICY_VIOLATION
-            await send({"type": "websocket.close", "code": code})
-        elif visit.seen is None or not self.logout.configuration.close_websockets:
-            await self.app(scope, receive, send)
-        else:
-            await self._watched(scope, receive, send, visit, _close)
 
     async def _watched(
         self,
@@ -290,8 +309,12 @@ class LogoutMiddleware:
                 await self._drive(self.logout.tidy)
                 await asyncio.sleep(upkeep.INTERVAL_SECONDS)
 
+        def stop(_task: object) -> None:
+            self._upkeep = None  # its loop has ended; the next one starts another
+
         with suppress(RuntimeError):  # another loop than asyncio's, which has no such tasks
             self._upkeep = asyncio.get_running_loop().create_task(keep_tidy())
+            self._upkeep.add_done_callback(stop)
 
 
 async def _close(send: Send) -> None:
@@ -301,6 +324,17 @@ async def _close(send: Send) -> None:
 
 async def _leave_open(_send: Send) -> None:
     """Send nothing: the server notices that an answer has no end."""
+
+
+async def _ignore(_message: Message) -> None:
+    """Send nothing: another answer has been sent."""
+
+
+def _sets_cookie(message: Message, names: tuple[bytes, ...]) -> bool:
+    for name, value in message.get("headers", ()):
+        if len(name) == 10 and name.lower() == b"set-cookie" and value.startswith(names):
+            return True
+    return False
 
 
 def _without_dead(headers: Iterable[tuple[bytes, bytes]], visit: Visit) -> list[tuple[bytes, bytes]]:

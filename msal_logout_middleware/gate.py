@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TypeVar, cast
@@ -36,7 +36,7 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 _REMEMBERED = 4096  # cookies, and sessions, that a worker remembers
-_LONGEST_REMEMBERED = 8192  # characters of a cookie
+_LONGEST_REMEMBERED = 8192  # characters of a cookie, or of a `Cookie` header
 _MARKS_AT_ONCE = 5000
 
 
@@ -81,25 +81,28 @@ class Visit:
         seen: The live session that the request bears; `None` if it bears none.
         dead: Session cookies to be cut out, each as a header of its own.
         unsure: Whether it cannot be told if a session of the request lives.
+        plain: Whether nothing but the headers of the answer need be looked at.
     """
 
     seen: Seen | None = None
     dead: tuple[str, ...] = ()
     unsure: bool = False
+    plain: bool = False
 
     def cut(self, cookie_header: str) -> str:
         """Return a `Cookie` header without what is dead; all else is left byte for byte."""
         return without(cookie_header, self.dead)
 
 
-NOBODY = Visit()
 Found = list[tuple[str, "Session | Seen"]]  # each with its cookies
 
 
 class Gate:
     """What one worker knows of sessions and marks.
 
-    `generation` is the store's. `learns_exchanges` tells whether an `Exchange` is to be made of requests.
+    `generation` is the store's. `visits` remembers what was found out about whole `Cookie` headers: it holds as long
+    as the session's `lives_at` is the store's generation. `learns_exchanges` tells whether an `Exchange` is to be
+    made of requests.
 
     Args:
         config: The configuration.
@@ -109,11 +112,12 @@ class Gate:
         self.generation: Callable[[], int | None] = getattr(config.store, "generation", lambda: None)
         self._config = config
         self._marks = HeldMarks()
-        self._visits: dict[Hashable, Visit] = {}
+        self.visits: dict[str | bytes, Visit] = {}
         self._by_cookies: dict[str, Seen] = {}
         self._by_handle: dict[str, Seen] = {}
         self._told_unknowable = False
         self.learns_exchanges = config.provider.session_state_is_sid
+        self.nobody = Visit(plain=not self.learns_exchanges)
         config.unmarked.on_add = self._forget
 
     @cached_property
@@ -131,14 +135,7 @@ class Gate:
 
     # A request comes in
 
-    def remembered(self, cookie_header: Hashable) -> Visit | None:
-        """Return what is known of a request by its whole `Cookie` header, if nothing has ended since."""
-        visit = self._visits.get(cookie_header)
-        if visit is None or visit.seen is None or visit.seen.lives_at != self.generation():
-            return None
-        return visit
-
-    async def admit(self, cookie_header: str, name: Hashable, world: World) -> Visit:
+    async def admit(self, cookie_header: str, name: str | bytes, world: World) -> Visit:
         """Tell whose session a request bears, and whether it lives.
 
         Args:
@@ -149,17 +146,20 @@ class Gate:
         found: list[tuple[str, Session | Seen]] = []
         try:
             for cookies in session_cookies(cookie_header, self.names):
-                what = self._by_cookies.get(cookies) or await settle(self._config.session.read(cookies))
-                if isinstance(what, Seen) or (what is not None and not _is_nobodys(what)):
+                what = await self._session_in(cookies)
+                if what is not None:
                     found.append((cookies, what))
             if not found:
-                return NOBODY
-            return self._judged(found, name) or await world.beside(self._judge(found, name))
+                if not any(name in cookie_header for name in self.names):
+                    self._remember(name, self.nobody)
+                return self.nobody
+            judged = self._judged(found, name)
+            return judged if judged is not None else await world.beside(self._judge(found, name))
         except Exception as error:  # any engine's
             await world.beside(self._unsure(error))
             return Visit(unsure=True)
 
-    def _judged(self, found: Found, name: Hashable) -> Visit | None:
+    def _judged(self, found: Found, name: str | bytes) -> Visit | None:
         """Return the judgement of a request where memory has it; otherwise the store must be asked."""
         generation = self.generation()
         if len(found) > 1 or generation is None or generation != self._marks.generation:
@@ -169,11 +169,11 @@ class Gate:
         if seen is None or self._has_ended(seen):
             return None
         seen.lives_at = generation
-        return self._remember(name, cookies, seen)
+        return self._found(name, cookies, seen)
 
-    async def _judge(self, found: Found, name: Hashable) -> Visit:
+    async def _judge(self, found: Found, name: str | bytes) -> Visit:
         dead: list[str] = []
-        visit = NOBODY
+        visit = self.nobody
         generation = await self._renew()
         for cookies, what in found:
             seen = what if isinstance(what, Seen) else await self._recognise(what)
@@ -182,8 +182,8 @@ class Gate:
                 dead.append(cookies)
             else:
                 seen.lives_at = generation
-                visit = self._remember(name, cookies, seen)
-        return replace(visit, dead=tuple(dead)) if dead else visit
+                visit = self._found(name, cookies, seen)
+        return replace(visit, dead=tuple(dead), plain=False) if dead else visit
 
     # An answer leaves
 
@@ -235,7 +235,15 @@ class Gate:
         cookies = "; ".join(pair for pair in pairs if pair.partition("=")[2].strip('"'))
         if not cookies:
             return "", None
-        return cookies, self._by_cookies.get(cookies) or await settle(self._config.session.read(cookies))
+        return cookies, await self._session_in(cookies)
+
+    async def _session_in(self, cookies: str) -> Session | Seen | None:
+        """Return what cookies lead to; nothing, if it is neither a user's session nor one to sign in under."""
+        seen = self._by_cookies.get(cookies)
+        if seen is not None:
+            return seen
+        session = await settle(self._config.session.read(cookies))
+        return None if session is None or (session.claims is None and session.id is None) else session
 
     def _is_known(self, visit: Visit, cookies: str, carried: Session | Seen | None) -> bool:
         """Tell whether an answer carries nothing that the session index must be told."""
@@ -301,7 +309,7 @@ class Gate:
         Raises:
             LogoutError: The session has ended already, or its claims are like those of any other sign-in.
         """
-        seen = await self._learn(NOBODY, session, sid, world)
+        seen = await self._learn(self.nobody, session, sid, world)
         if seen.group is None:
             raise LogoutError("the claims have no iat, nonce or uti: give all claims of the ID token")
         if seen.ended:
@@ -457,24 +465,24 @@ class Gate:
         _put(self._by_handle, seen.handles[0], seen)
         return seen
 
-    def _remember(self, cookie_header: Hashable, cookies: str, seen: Seen) -> Visit:
-        visit = Visit(seen)
+    def _found(self, name: str | bytes, cookies: str, seen: Seen) -> Visit:
+        plain = seen.known is not None and not self.minds_return and not self._config.close_streams
+        visit = Visit(seen, plain=plain)
         # What an anonymous session keeps on the server may change without another cookie.
         if seen.known is not None and len(cookies) <= _LONGEST_REMEMBERED:
             _put(self._by_cookies, cookies, seen)
-            _put(self._visits, cookie_header, visit)
+            self._remember(name, visit)
         return visit
+
+    def _remember(self, name: str | bytes, visit: Visit) -> None:
+        if len(name) <= _LONGEST_REMEMBERED:
+            _put(self.visits, name, visit)
 
     def _forget(self) -> None:
         for seen in list(self._by_handle.values()):
             seen.lives_at = None
-        for memory in (self._visits, self._by_cookies, self._by_handle):
+        for memory in (self.visits, self._by_cookies, self._by_handle):
             memory.clear()
-
-
-def _is_nobodys(session: Session) -> bool:
-    """Tell whether a session has neither a user nor an id that one may sign in under."""
-    return session.claims is None and session.id is None
 
 
 def _put(memory: dict[K, T], key: K, value: T) -> None:

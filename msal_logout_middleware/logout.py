@@ -178,7 +178,7 @@ class Logout:
         self.logout_path = logout_path
         self.back_channel_path = back_channel_path
         self.gate = Gate(self._config)
-        self._paths = frozenset(path for path in paths.values() if path is not None)
+        self.paths = frozenset(path for path in paths.values() if path is not None)
         self._return_path = unquote(urlsplit(home).path) or "/"
         self._keeps_token_caches = caches is None
 
@@ -203,7 +203,7 @@ class Logout:
             mount: `SCRIPT_NAME`/`root_path`.
             query: The raw query string.
         """
-        if path in self._paths:
+        if path in self.paths:
             return True
         return "state=" in query and method == "GET" and mount + path == self._return_path
 

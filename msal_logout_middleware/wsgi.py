@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import back_channel, pages, upkeep
 from ._drive import BlockingWorld, run
 from .exchange import Exchange, may_say
-from .gate import NOBODY, Visit
+from .gate import Visit
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
 from .logout import AppView, Logout, check_app
 
@@ -52,12 +52,16 @@ class LogoutMiddleware:
         """Answer what is ours; hand everything else to the app, behind the gate."""
         if not self._upkeep.runs:
             self._upkeep.start()
-        visit = NOBODY
+        visit = self._gate.nobody
         cookie_header = environ.get("HTTP_COOKIE")
         if cookie_header:
-            visit = self._gate.remembered(cookie_header) or run(
-                self._gate.admit(cookie_header, cookie_header, _WORLD)
-            )
+            remembered = self._gate.visits.get(cookie_header)
+            if remembered is None or (
+                remembered.seen is not None and remembered.seen.lives_at != self._gate.generation()
+            ):
+                visit = run(self._gate.admit(cookie_header, cookie_header, _WORLD))
+            else:
+                visit = remembered
             if visit.dead:
                 _cut(environ, visit)
         path, mount = _route(environ), _text(environ.get("SCRIPT_NAME", ""))
