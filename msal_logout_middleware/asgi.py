@@ -243,6 +243,8 @@ class LogoutMiddleware:
         answer = await self._respond(request)
         if isinstance(answer, Response):
             await _send(answer, send)
+        elif answer is None and visit.unsure:
+            await _send(pages.unavailable(), send)
         elif answer is None:
             await self._pass(scope, receive, send, visit)
         else:
@@ -258,10 +260,10 @@ class LogoutMiddleware:
         def flow(world: World) -> Coroutine[Any, Any, Response | AppView | None]:
             return self.logout.respond(request, world)
 
-        if request.path != self.logout.back_channel_path or not self.logout.blocks:
+        if request.path != self.logout.back_channel_path or not _is_asyncio():
             return await drive(flow, blocks=self.logout.blocks)
         # The flow goes on behind an answer that must not wait for it.
-        task = asyncio.ensure_future(drive(flow, blocks=True))
+        task = asyncio.ensure_future(drive(flow, blocks=self.logout.blocks))
         self._behind.add(task)
         task.add_done_callback(self._behind.discard)
         done, _ = await asyncio.wait({task}, timeout=back_channel.DEADLINE_SECONDS)
@@ -312,9 +314,18 @@ class LogoutMiddleware:
         def stop(_task: object) -> None:
             self._upkeep = None  # its loop has ended; the next one starts another
 
-        with suppress(RuntimeError):  # another loop than asyncio's, which has no such tasks
+        if _is_asyncio():
             self._upkeep = asyncio.get_running_loop().create_task(keep_tidy())
             self._upkeep.add_done_callback(stop)
+
+
+def _is_asyncio() -> bool:
+    """Tell whether this is asyncio's loop; others have no tasks that outlive their parents."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _close(send: Send) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from itertools import product
+from math import prod
+
+MOST_SESSIONS = 8
 
 # What a name cannot begin or end with, some framework strips (RFC 6265, 4.1.1).
 _NO_NAME = re.compile(r"^[^!#$%&'*+\-.^_`|~0-9A-Za-z]+|[^!#$%&'*+\-.^_`|~0-9A-Za-z]+$")
@@ -14,7 +17,8 @@ def session_cookies(cookie_header: str, names: Sequence[str]) -> tuple[str, ...]
     """Return the session cookies that a header may be read as, each as a header of its own.
 
     A cookie that is repeated is returned once for each value, since frameworks differ in which they take. Cookies
-    of several names belong together: a session in chunks.
+    of several names belong together: a session in chunks. Of more than `MOST_SESSIONS`, each cookie is returned by
+    itself: no browser sends so many, and nobody needs to read them.
 
     Args:
         cookie_header: The header's value, its bytes as Latin-1.
@@ -26,6 +30,8 @@ def session_cookies(cookie_header: str, names: Sequence[str]) -> tuple[str, ...]
     for part in cookie_header.split(";"):
         if (name := _name(part)) in names:
             found.setdefault(name, []).append(part.strip())
+    if prod(map(len, found.values())) > MOST_SESSIONS:
+        return tuple(part for parts in found.values() for part in parts)
     return tuple("; ".join(parts) for parts in product(*found.values())) if found else ()
 
 

@@ -21,7 +21,7 @@ from . import pages
 from ._drive import World, settle
 from .caches import Removed
 from .configuration import Configuration
-from .cookies import session_cookies, without
+from .cookies import MOST_SESSIONS, session_cookies, without
 from .ending import Outcome, Steps, Work, end_sessions, look_again
 from .errors import LogoutError
 from .events import LogoutFailed, SessionRefused, SessionUnknowable, StoreUnreachable
@@ -145,7 +145,10 @@ class Gate:
         """
         found: list[tuple[str, Session | Seen]] = []
         try:
-            for cookies in session_cookies(cookie_header, self.names):
+            candidates = session_cookies(cookie_header, self.names)
+            if len(candidates) > MOST_SESSIONS:
+                return Visit(dead=candidates)
+            for cookies in candidates:
                 what = await self._session_in(cookies)
                 if what is not None:
                     found.append((cookies, what))

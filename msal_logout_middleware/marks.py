@@ -52,7 +52,12 @@ class HeldMarks:
 
 
 class Unmarked:
-    """Endings that could not be committed: this worker refuses their sessions, and commits them when it can."""
+    """Endings that could not be committed: this worker refuses their sessions, and commits them when it can.
+
+    While the store is away anybody may send more of them; the oldest beyond what is kept are given up.
+    """
+
+    _KEPT = 10_000
 
     def __init__(self) -> None:
         self.on_add: Callable[[], None] = lambda: None
@@ -63,11 +68,11 @@ class Unmarked:
 
     def add(self, ending: object, names: Iterable[str]) -> None:
         """Keep an ending for another try; its handles and keys are refused meanwhile."""
-        self._endings = [*self._endings, (ending, frozenset(names))]
+        self._endings = [*self._endings[1 - self._KEPT :], (ending, frozenset(names))]
         self.on_add()
 
     def take(self) -> list[object]:
-        """Return what is to be tried again; it is refused until it is `done`."""
+        """Return what is to be tried again; its sessions are refused until it is `done`."""
         return [ending for ending, _ in self._endings]
 
     def done(self, ending: object) -> None:

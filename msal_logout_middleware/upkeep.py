@@ -39,7 +39,5 @@ async def tidy(config: Configuration, gate: Gate, world: World) -> None:
 
 
 async def _commit(config: Configuration, unfinished: Unfinished, world: World) -> None:
-    steps = Steps(config, world)
-    await end_sessions(config, unfinished.work, steps, target=unfinished.target)
-    if "mark" not in steps.left:
-        config.unmarked.done(unfinished)
+    await end_sessions(config, unfinished.work, Steps(config, world), target=unfinished.target)
+    config.unmarked.done(unfinished)  # if it failed again, it has been added again

@@ -162,6 +162,8 @@ class LogoutMiddleware:
         answer = self._respond(request)
         if isinstance(answer, Response):
             return _send(answer, start_response)
+        if answer is None and visit.unsure:
+            return _send(pages.unavailable(), start_response)
         if answer is None:
             return self._pass(environ, start_response, visit)
         if method == "POST":
