@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Coroutine, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -41,30 +42,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     given = _parser().parse_args(arguments)
+    command = _doctor if given.command == "doctor" else _end_sessions
     try:
-        return _doctor(given) if given.command == "doctor" else _end_sessions(given)
+        with redirect_stdout(sys.stderr):
+            said, exit_code = command(given)
     except CommandError as error:
         print(f"msal-logout: {error}", file=sys.stderr)
         return error.exit_code
+    print(said)
+    return exit_code
 
 
-def _end_sessions(given: argparse.Namespace) -> int:
+def _end_sessions(given: argparse.Namespace) -> tuple[str, int]:
     named = {name: getattr(given, name) for name in _IDENTIFIERS}
     _check_named(named)
     logout = load(given.app).logout
     result = asyncio.run(_closing(logout, end_sessions(logout, named, dry_run=given.dry_run)))
-    print(result.as_json() if given.json else result.as_text())
-    return 0 if result.complete else 1
+    return result.as_json() if given.json else result.as_text(), 0 if result.complete else 1
 
 
-def _doctor(given: argparse.Namespace) -> int:
+def _doctor(given: argparse.Namespace) -> tuple[str, int]:
     claims = read_claims(given.claims)
     if given.url is not None and not urlsplit(given.url).hostname:
         raise CommandError(f"--url={given.url} must be an absolute URL, such as https://app.example.com/shop")
     loaded = load(given.app)
     report = asyncio.run(_closing(loaded.logout, examine(loaded, claims=claims, url=given.url)))
-    print(report.as_json() if given.json else report.as_text())
-    return 1 if report.count("error") else 0
+    return report.as_json() if given.json else report.as_text(), 1 if report.count("error") else 0
 
 
 async def _closing(logout: Logout, flow: Coroutine[Any, Any, Any]) -> Any:
@@ -76,7 +79,7 @@ async def _closing(logout: Logout, flow: Coroutine[Any, Any, Any]) -> Any:
 
 def _check_named(named: dict[str, str | None]) -> None:
     given = {name for name, value in named.items() if value}
-    if given not in ({"oid", "tid"}, {"sub", "iss"}, {"sub"}, {"sid"}, {"sid", "iss"}):
+    if given not in ({"oid", "tid"}, {"sub", "iss"}, {"sid"}, {"sid", "iss"}):
         raise CommandError("say whose sessions: --oid and --tid, --sub and --iss, or --sid (and --iss)")
 
 

@@ -15,8 +15,9 @@ from ..http import Cookie
 from .checks import Finding
 from .checks.claims import check_claims, parsed_claims
 from .checks.cookies import check_cookies
-from .checks.middleware import check_middleware
+from .checks.middleware import check_lifetime, check_middleware
 from .checks.provider import check_provider, is_microsoft
+from .checks.secret import check_secret
 from .checks.stores import check_store, check_token_caches, check_workers, workers_said
 from .checks.urls import app_url, check_urls, to_register
 from .errors import CommandError
@@ -56,9 +57,12 @@ async def examine(loaded: Loaded, *, claims: Mapping[str, Any] | None, url: str 
     answers = [ask(source) for source in sources(config.provider)]
     register = to_register(config, url, back_channel=_has_back_channel(answers))
     cookies, session_findings = await _session(config)
+    found = None if loaded.app is None else list(layers(loaded.app))
     findings = [
-        check_middleware(None if loaded.app is None else list(layers(loaded.app))),
+        check_middleware(found),
+        check_secret(loaded.name, loaded.logout),
         *session_findings,
+        check_lifetime(found, lifetime_seconds=config.session_lifetime_seconds),
         *check_cookies(cookies, url=url, logout_path=config.logout_path),
         *await _stores(config),
         *check_claims(claims, config, is_microsoft=is_microsoft(answers), server_side=_server_side(config)),
@@ -114,7 +118,8 @@ def _found(config: Configuration, cookies: Sequence[Cookie]) -> Iterator[tuple[s
     yield "session", type(config.session).__name__ + kept
     yield "cookies", "; ".join(map(_attributes, cookies)) or "none"
     yield "token_caches", type(config.caches).__name__
-    yield "store", type(config.store).__name__
+    path = getattr(config.store, "path", None)
+    yield "store", type(config.store).__name__ + (f" at {path}" if path else "")
     yield "logout_path", config.logout_path
     yield "front_channel_path", config.front_channel_path or "none"
     yield "back_channel_path", config.back_channel_path or "none"

@@ -10,6 +10,7 @@ from ..caches import Shared
 from ..errors import StoreError
 from ..logout import Logout
 from ..stores.memory import MemoryStore
+from .checks.stores import unusable_file
 from .errors import CommandError
 
 Named = Mapping[str, str | None]
@@ -78,6 +79,9 @@ async def end_sessions(logout: Logout, named: Named, *, dry_run: bool) -> Result
             " can reach; use SQLiteStore",
             exit_code=1,
         )
+    unusable = unusable_file(logout.configuration.store)
+    if unusable is not None:
+        raise CommandError(f"{unusable}; run this command as the app's user and in its folder", exit_code=1)
     try:
         if dry_run:
             return Result(True, await logout.acount_sessions(**named), {}, ())

@@ -20,16 +20,23 @@ class Layer(NamedTuple):
 
     Args:
         kind: The class of the app or of the middleware.
+        source: The app or the middleware; or Starlette's `Middleware`, from which one will be made.
         logout: The `Logout` that it was given, if it is a `LogoutMiddleware`.
     """
 
     kind: Any
+    source: Any
     logout: Logout | None
 
     @property
     def name(self) -> str:
         """The name of its class."""
         return str(getattr(self.kind, "__name__", self.kind))
+
+    @property
+    def keeps_sessions(self) -> bool:
+        """Whether it is a session middleware: Starlette's, starsessions' or Beaker's, or of a class made from one."""
+        return any(base.__name__ == "SessionMiddleware" for base in getattr(self.kind, "__mro__", ()))
 
 
 def layers(app: object) -> Iterator[Layer]:
@@ -40,9 +47,9 @@ def layers(app: object) -> Iterator[Layer]:
     seen: set[int] = set()
     while app is not None and id(app) not in seen and not inspect.isroutine(app):
         seen.add(id(app))
-        yield Layer(type(app), getattr(app, "logout", None) if isinstance(app, _DOORS) else None)
+        yield Layer(type(app), app, app.logout if isinstance(app, _DOORS) else None)
         for options in getattr(app, "user_middleware", ()):
-            yield Layer(options.cls, _given_logout(options))
+            yield Layer(options.cls, options, _given_logout(options))
         app = next((inner for name in _INNER if (inner := getattr(app, name, None)) is not None), None)
 
 

@@ -55,6 +55,7 @@ def check_claims(
         return
     yield _sid(claims, is_microsoft=is_microsoft)
     yield _login_hint(claims, is_microsoft=is_microsoft)
+    yield _issuer(claims, config)
     yield _audience(claims, config)
     yield _unique(claims, server_side=server_side)
     yield _cache_key(claims, config)
@@ -87,6 +88,15 @@ def _login_hint(claims: Claims, *, is_microsoft: bool) -> Finding:
         seen = "there is none: Entra ID asks people which account to sign out"
         return Finding("claim-login-hint", "warning", seen, _CONFIGURE.format("login_hint"))
     return Finding("claim-login-hint", "ok", "there is none, and few providers have it")
+
+
+def _issuer(claims: Claims, config: Configuration) -> Finding:
+    if config.provider.issued(str(claims.get("iss")), claims.get("tid")) is not False:
+        return Finding("claims-issuer", "ok", "they are not of another provider, as far as can be told")
+    seen = "they are of another provider than that of this Logout, whose sign-outs would be refused"
+    return Finding(
+        "claims-issuer", "error", seen, "give Provider the tenant or the URL that users sign in with"
+    )
 
 
 def _audience(claims: Claims, config: Configuration) -> Finding:

@@ -1,8 +1,10 @@
-"""Where the middleware stands: outside of everything that keeps sessions."""
+"""Where the middleware stands, seen from the sessions: outside of them, and remembering them for long enough."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from datetime import timedelta
 
 from ..layers import Layer
 from . import Finding
@@ -31,7 +33,7 @@ def check_middleware(found: Sequence[Layer] | None) -> Finding:
         return Finding(
             _CHECK, "error", "LogoutMiddleware is around the app more than once", "leave one of them"
         )
-    outside = [layer for layer in found[: places[0]] if _keeps_sessions(layer)]
+    outside = [layer for layer in found[: places[0]] if layer.keeps_sessions]
     if outside:
         seen = f"{', '.join(layer.name for layer in outside)} is outside of it, and would undo a sign-out"
         return Finding(_CHECK, "error", seen, _ADD_LAST)
@@ -40,6 +42,42 @@ def check_middleware(found: Sequence[Layer] | None) -> Finding:
     )
 
 
-def _keeps_sessions(layer: Layer) -> bool:
-    """Starlette's, starsessions' and Beaker's are all called so; a subclass may be called otherwise."""
-    return any(base.__name__ == "SessionMiddleware" for base in getattr(layer.kind, "__mro__", ()))
+def check_lifetime(found: Sequence[Layer] | None, *, lifetime_seconds: float) -> Finding:
+    """Check whether ended marks outlive every session that they end.
+
+    Args:
+        found: The app's layers; `None` if only the `Logout` is known.
+        lifetime_seconds: For how long ended marks are kept.
+    """
+    check = "session-lifetime"
+    limits = [limit for layer in found or () if (limit := _limit_seconds(layer)) is not None]
+    if not limits:
+        return Finding(check, "skipped", "the app does not tell how long its sessions live")
+    longest = max(limits)
+    seen = f"sessions live for {_days(longest)}, ended marks for {_days(lifetime_seconds)}"
+    if longest > lifetime_seconds:
+        to_do = f"session_lifetime_seconds={longest:.0f}, or more if sessions are renewed as they are used"
+        return Finding(check, "error", f"{seen}: after that a copy of the cookie is good again", to_do)
+    return Finding(check, "ok", seen)
+
+
+def _limit_seconds(layer: Layer) -> float | None:
+    """Return how long sessions live by Flask's configuration, or by the options of a session middleware."""
+    flask = getattr(layer.source, "permanent_session_lifetime", None)
+    if isinstance(flask, timedelta):
+        return flask.total_seconds()
+    if not layer.keeps_sessions:
+        return None
+    parameters = inspect.signature(layer.kind).parameters
+    given = getattr(layer.source, "kwargs", {})
+    for name in ("max_age", "lifetime"):  # Starlette's, starsessions'
+        limit = given.get(name, parameters[name].default if name in parameters else None)
+        if isinstance(limit, timedelta):
+            return limit.total_seconds()
+        if isinstance(limit, (int, float)) and limit > 0:
+            return float(limit)
+    return None
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86400:.3g} days"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -108,6 +110,25 @@ def check_token_caches(caches: TokenCaches, said: Sequence[Workers], *, server_s
     return Finding(check, "ok", "a sign-out reaches every token cache")
 
 
+def unusable_file(store: Store) -> str | None:
+    """Say why this process must not touch the store's file; `None` if it may.
+
+    A file that this command made would be another user's, or in another folder, than the app's.
+    """
+    path = getattr(store, "path", None)
+    if not isinstance(path, Path):
+        return None
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return f"{path} is not there: the app has not used it yet, or runs in another folder"
+    if sys.platform == "win32" or owner == os.geteuid():
+        return None
+    return (
+        f"{path} belongs to another user: what this command makes beside it would be out of the app's reach"
+    )
+
+
 async def check_store(store: Store) -> Iterator[Finding]:
     """Check whether the store is on this machine, can be written and read, and has nothing left to do."""
     mount = getattr(store, "network_mount", lambda: None)()
@@ -115,6 +136,10 @@ async def check_store(store: Store) -> Iterator[Finding]:
         seen = f"the store's file is on a network mount ({mount}), which other machines may write as well"
         return iter([Finding("store-mount", "error", seen, "put it on a local disk")])
     on_this_machine = Finding("store-mount", "ok", "not on a network mount, as far as can be told")
+    unusable = unusable_file(store)
+    if unusable is not None:
+        to_do = "run this command as the app's user and in its folder, when the app has run"
+        return iter([on_this_machine, Finding("store-access", "skipped", unusable, to_do)])
     try:
         await _write_and_read(store)
         rows = await settle(store.open_rows())
