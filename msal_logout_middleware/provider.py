@@ -1,26 +1,23 @@
-"""The provider: what is known of it, how the rest is discovered, and the URL that signs out there."""
+"""The provider: what is known of it, how the rest is discovered, whom to believe, and the URL that signs out there."""
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
-import requests
-
-from ._drive import World, settle
+from ._drive import World
 from .errors import ProviderError
-from .targets import is_loopback
+from .fetch import Document, Json, Verify
+from .keys import SigningKeys
+from .targets import is_loopback, origin_of
+from .trust import TENANT, TENANT_ID, Issuer, Trust
 
 logger = logging.getLogger("msal_logout_middleware")
 
-Verify = bool | str
-Metadata = Mapping[str, Any]
+Metadata = Json
 
 # The clouds that MSAL Python knows, by their preferred hosts.
 CLOUDS: Mapping[str, str] = {
@@ -32,10 +29,17 @@ CLOUDS: Mapping[str, str] = {
     "singapore": "login.sovcloud-identity.sg",
 }
 
+# Hosts of one cloud, any of which may show the page whose hidden iframe calls the app.
+_ALIASES = (
+    ("login.microsoftonline.com", "login.microsoft.com", "login.windows.net", "login.live.com"),
+    ("login.microsoftonline.us", "login.usgovcloudapi.net"),
+    ("login.partner.microsoftonline.cn", "login.chinacloudapi.cn"),
+)
+_EXTERNAL_ID = ".ciamlogin.com"
+_CONSUMERS = "9188040d-6c67-4c5b-b112-36a304b66dad"  # the tenant of all personal accounts
+
 _WELL_KNOWN = "/.well-known/openid-configuration"
-_MAXIMUM_BYTES = 256 * 1024
 _FRESH_SECONDS = 24 * 3600.0
-_BACK_OFF_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +50,38 @@ class Provider:
         client_id: The app's (client) id at the provider.
         endpoints: For each user flow its metadata, or where that is found. One, named "", where there are no
             user flows.
+        session_state_is_sid: Whether the `session_state` of its authorization responses is the session's `sid`.
     """
 
     client_id: str
     endpoints: Mapping[str, _Endpoints] = field(repr=False)
+    session_state_is_sid: bool = False
 
     def __post_init__(self) -> None:
         if not self.client_id or not isinstance(self.client_id, str):
             raise ValueError("client_id must be the application (client) id of the registration")
 
     @classmethod
-    def entra(cls, tenant: str, client_id: str, *, cloud: str = "global") -> Provider:
+    def entra(
+        cls,
+        tenant: str,
+        client_id: str,
+        *,
+        cloud: str = "global",
+        tenants: Sequence[str] | None = None,
+        verify: Verify = True,
+    ) -> Provider:
         """Return a Microsoft Entra ID tenant. No network is needed.
 
         Args:
             tenant: The tenant's id or domain, or `common`, `organizations`, `consumers`.
             client_id: The application (client) id.
             cloud: A name from `CLOUDS`, or a host such as `contoso.ciamlogin.com` (External ID).
+            tenants: The ids of the tenants whose users may sign in, where `tenant` is not an id; `None`: any.
+            verify: As in `requests`: whether to verify certificates, or the path of a CA bundle.
 
         Raises:
-            ValueError: The tenant or the cloud cannot be one.
+            ValueError: The tenant, the cloud or one of the tenants cannot be one.
         """
         host = CLOUDS.get(cloud, cloud)
         if "." not in host or not _is_name(host):
@@ -78,17 +94,33 @@ class Provider:
             raise ValueError(
                 f"client_id={client_id!r} looks like a domain; the order is entra(tenant, client_id)"
             )
+        if tenants is not None and (TENANT_ID.fullmatch(tenant) or tenant == "consumers"):
+            raise ValueError(
+                "tenants= narrows 'common', 'organizations' or a domain; this tenant is only one"
+            )
         base = f"https://{host}/{tenant}"
-        return cls.from_metadata(
-            {
-                "end_session_endpoint": f"{base}/oauth2/v2.0/logout",
-            },
-            client_id,
+        metadata = {
+            "end_session_endpoint": f"{base}/oauth2/v2.0/logout",
+            "jwks_uri": f"{base}/discovery/v2.0/keys",
+        }
+        issuer = _entra_issuer(host, tenant.lower())
+        endpoints = _Endpoints(
+            metadata=metadata | ({"issuer": issuer} if issuer else {}),
+            rest=None if issuer else _metadata_at(f"{base}/v2.0", verify=verify),
+            tenants=_tenant_ids(tenants),
+            verify=verify,
         )
+        return cls(client_id=client_id, endpoints={"": endpoints}, session_state_is_sid=True)
 
     @classmethod
     def b2c(
-        cls, tenant: str, user_flow: str | Sequence[str], client_id: str, *, host: str | None = None
+        cls,
+        tenant: str,
+        user_flow: str | Sequence[str],
+        client_id: str,
+        *,
+        host: str | None = None,
+        verify: Verify = True,
     ) -> Provider:
         """Return an Azure AD B2C tenant. No network is needed to sign out.
 
@@ -98,6 +130,7 @@ class Provider:
                 (`tfp`, `acr`) choose, and the first is the default.
             client_id: The application (client) id.
             host: The host, if it is not `<tenant>.b2clogin.com`.
+            verify: As in `requests`: whether to verify certificates, or the path of a CA bundle.
 
         Raises:
             ValueError: A name cannot be one.
@@ -117,9 +150,9 @@ class Provider:
             client_id=client_id,
             endpoints={
                 flow.lower(): _Endpoints(
-                    metadata={
-                        "end_session_endpoint": f"{base}/{flow}/oauth2/v2.0/logout",
-                    }
+                    metadata={"end_session_endpoint": f"{base}/{flow}/oauth2/v2.0/logout"},
+                    rest=_metadata_at(f"{base}/{flow}/v2.0", verify=verify),
+                    verify=verify,
                 )
                 for flow in flows
             },
@@ -127,7 +160,14 @@ class Provider:
 
     @classmethod
     def discover(
-        cls, url: str, client_id: str, *, verify: Verify = True, timeout_seconds: float = 3.0
+        cls,
+        url: str,
+        client_id: str,
+        *,
+        tenants: Sequence[str] | None = None,
+        session_state_is_sid: bool | None = None,
+        verify: Verify = True,
+        timeout_seconds: float = 3.0,
     ) -> Provider:
         """Return any OpenID provider; its metadata is fetched when it is first needed, and refreshed daily.
 
@@ -135,43 +175,86 @@ class Provider:
             url: MSAL's `authority` or `oidc_authority`, or the metadata's own URL (OpenID Connect Discovery
                 1.0, 4).
             client_id: The app's client id.
+            tenants: The ids of the tenants whose users may sign in, where the issuer is one for each tenant (Entra
+                ID's `common`); `None`: any.
+            session_state_is_sid: Whether the `session_state` of its authorization responses is the session's `sid`,
+                as Entra ID's is; `None`: if the URL is Entra ID's.
             verify: As in `requests`: whether to verify certificates, or the path of a CA bundle.
             timeout_seconds: How long a sign-out may wait for a fetch.
 
         Raises:
-            ValueError: The URL is not https (or http on loopback).
+            ValueError: The URL is not https (or http on loopback), or one of the tenants cannot be one.
         """
         if not _is_endpoint(url):
             raise ValueError(f"url={url!r} must be an absolute https URL (http only on loopback)")
-        address = url if url.endswith(_WELL_KNOWN) else url.rstrip("/") + _WELL_KNOWN
-        fetch = _Fetch(address, verify=verify, timeout_seconds=timeout_seconds)
-        return cls(client_id=client_id, endpoints={"": _Endpoints(fetch=fetch)})
+        endpoints = _Endpoints(
+            fetch=_metadata_at(url, verify=verify, timeout_seconds=timeout_seconds),
+            tenants=_tenant_ids(tenants),
+            verify=verify,
+        )
+        if session_state_is_sid is None:
+            session_state_is_sid = _is_entra(url)
+        return cls(client_id=client_id, endpoints={"": endpoints}, session_state_is_sid=session_state_is_sid)
 
     @classmethod
-    def from_metadata(cls, metadata: Metadata, client_id: str) -> Provider:
+    def from_metadata(
+        cls,
+        metadata: Metadata,
+        client_id: str,
+        *,
+        session_state_is_sid: bool = False,
+        verify: Verify = True,
+    ) -> Provider:
         """Return a provider whose metadata you have (OpenID Connect Discovery 1.0, 3).
 
         Args:
-            metadata: Its member `end_session_endpoint` is used (RP-Initiated Logout 1.0, 2.1).
+            metadata: Its member `end_session_endpoint` is used (RP-Initiated Logout 1.0, 2.1), and for
+                back-channel logout `issuer` and `jwks_uri`.
             client_id: The app's client id.
+            session_state_is_sid: Whether the `session_state` of its authorization responses is the session's `sid`.
+            verify: As in `requests`, for the keys: whether to verify certificates, or the path of a CA bundle.
 
         Raises:
-            ValueError: An endpoint is not https (or http on loopback).
+            ValueError: An endpoint is not https (or http on loopback), or the issuer is not a string.
         """
         try:
-            return cls(client_id=client_id, endpoints={"": _Endpoints(metadata=_checked(metadata))})
+            endpoints = _Endpoints(metadata=_checked(metadata), verify=verify)
         except ProviderError as error:
             raise ValueError(str(error)) from None
+        return cls(client_id=client_id, endpoints={"": endpoints}, session_state_is_sid=session_state_is_sid)
 
-    session_state_is_sid = False  # placeholders by the owner, until this room's writer is done
+    def issued(self, iss: str, tid: object = None) -> bool | None:
+        """Tell whether an ID token with this `iss` is the provider's; `None` if that cannot be told without network.
 
-    def issued(self, iss: str, tid: object) -> bool | None:
-        """Tell whether this provider issued."""
-        return None
+        Args:
+            iss: The issuer that the token names.
+            tid: The tenant that it names; if it names none, the one in `iss`.
+        """
+        in_iss = TENANT_ID.search(iss)
+        tenant = tid if isinstance(tid, str) else in_iss and in_iss[0]
+        issuers = [endpoints.issuer for endpoints in self.endpoints.values()]
+        if any(issuer is not None and issuer.issued(iss, tenant) for issuer in issuers):
+            return True
+        return None if None in issuers else False
 
     def origins(self) -> tuple[str, ...]:
-        """Return the provider's origins."""
-        return ()
+        """Return the origins that the provider's pages have, as far as they are known without network."""
+        urls = [url for endpoints in self.endpoints.values() for url in endpoints.pages()]
+        hosts = {urlsplit(url).netloc for url in urls}
+        aliases = [f"https://{host}" for group in _ALIASES if hosts.intersection(group) for host in group]
+        return tuple(dict.fromkeys([*map(origin_of, urls), *aliases]))
+
+    async def trust(self, world: World, *, wait_seconds: float = 1.0) -> Trust | None:
+        """Return whom to believe that a user has signed out; `None` if that cannot be had in time, or is nobody.
+
+        Args:
+            world: Where to wait.
+            wait_seconds: How long to wait for metadata at most.
+        """
+        wait = wait_seconds / len(self.endpoints)
+        sources = [await each.source(world, wait_seconds=wait) for each in self.endpoints.values()]
+        known = tuple(source for source in sources if source is not None)
+        return Trust(known) if known else None
 
     async def end_session_endpoint(self, claims: Mapping[str, Any], world: World) -> str | None:
         """Return the endpoint that signs the session's user out; `None` if there is none, or none can be had.
@@ -182,105 +265,121 @@ class Provider:
         """
         flow = next((str(claims[c]).lower() for c in ("tfp", "acr") if claims.get(c)), "")
         endpoints = self.endpoints.get(flow) or next(iter(self.endpoints.values()))
-        try:
-            metadata = await endpoints.read(world)
-        except ProviderError as error:
-            logger.warning("provider metadata: %s", error)
-            return None
-        endpoint = metadata.get("end_session_endpoint")
-        return endpoint if isinstance(endpoint, str) else None
+        return await endpoints.end_session_endpoint(world)
 
 
 @dataclass(frozen=True)
 class _Endpoints:
-    """Metadata that is known, or where to fetch it."""
+    """Metadata that is known, and where what is not is fetched.
 
-    metadata: Metadata = field(default_factory=dict)
-    fetch: _Fetch | None = None
-
-    async def read(self, world: World) -> Metadata:
-        if self.fetch is None:
-            return self.metadata
-        held = self.fetch.held()
-        return held if held is not None else await settle(world.call(self.fetch))
-
-
-class _Fetch:
-    """Fetches the metadata in a thread of its own, so that nobody waits for longer than the timeout.
-
-    What was fetched is held while it is fresh, and when it is stale for as long as nothing better comes.
+    Args:
+        metadata: What is known.
+        fetch: Where all of it is, if nothing is known.
+        rest: Where the rest of it is, which a sign-out that starts in the app does not need.
+        tenants: The ids of the tenants that are allowed; `None`: any.
+        verify: As in `requests`.
     """
 
-    def __init__(
-        self, url: str, *, verify: Verify, timeout_seconds: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._url = url
-        self._verify = verify
-        self._timeout = timeout_seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._fetching: threading.Thread | None = None
-        self._metadata: Metadata | None = None
-        self._next = -float("inf")  # when to ask again
+    metadata: Metadata = field(default_factory=dict)
+    fetch: Document[Metadata] | None = None
+    rest: Document[Metadata] | None = None
+    tenants: frozenset[str] | None = None
+    verify: Verify = True
+    _keys: dict[str, SigningKeys] = field(default_factory=dict, init=False)  # by `jwks_uri`: the one in use
 
-    def held(self) -> Metadata | None:
-        """Return the metadata without waiting, if no fetch is due."""
-        return self._metadata if self._clock() < self._next else None
+    @property
+    def known(self) -> Metadata:
+        """What is known now."""
+        document = self.fetch or self.rest
+        return self.metadata if document is None else {**self.metadata, **(document.held or {})}
 
-    def __call__(self) -> Metadata:
-        """Return the metadata; fetched, if a fetch is due.
+    @property
+    def issuer(self) -> Issuer | None:
+        """The issuer, if it is known now."""
+        identifier = self.known.get("issuer")
+        return Issuer(identifier, self.tenants) if identifier else None
 
-        Raises:
-            ProviderError: There is none, or none in time.
-        """
-        with self._lock:
-            if self._fetching is None and self._clock() >= self._next:
-                self._fetching = threading.Thread(target=self._refresh, daemon=True)
-                self._fetching.start()
-            fetching, metadata = self._fetching, self._metadata
-        if metadata is not None:
-            return metadata
-        if fetching is not None and self._clock() >= self._next:
-            fetching.join(self._timeout)
-            if fetching.is_alive():  # it drips; the next few need not wait for it as well
-                self._next = self._clock() + _BACK_OFF_SECONDS
-        if self._metadata is None:
-            raise ProviderError("could not be fetched; the next try is a few seconds away")
-        return self._metadata
+    def pages(self) -> Iterator[str]:
+        """Yield URLs of the provider's pages, as far as they are known now."""
+        known = self.known
+        for name in ("end_session_endpoint", "authorization_endpoint", "issuer"):
+            if _is_endpoint(known.get(name)):
+                yield known[name].replace(TENANT, "common")
+        if self.fetch is not None:
+            yield self.fetch.url
 
-    def _refresh(self) -> None:
-        try:
-            self._metadata = _checked(self._get())
-            self._next = self._clock() + _FRESH_SECONDS
-        except (requests.RequestException, ValueError, RecursionError, ProviderError) as error:
-            self._next = self._clock() + _BACK_OFF_SECONDS
-            known = "the last known one is used" if self._metadata else "there is none yet"
-            logger.warning("provider metadata: fetch failed (%s); %s", type(error).__name__, known)
-        finally:
-            self._fetching = None
+    async def end_session_endpoint(self, world: World) -> str | None:
+        if self.fetch is not None and not await _fetched(self.fetch, world, self.fetch.timeout_seconds):
+            return None
+        endpoint = self.known.get("end_session_endpoint")
+        return endpoint if isinstance(endpoint, str) else None
 
-    def _get(self) -> Metadata:
-        with requests.get(
-            self._url, verify=self._verify, timeout=self._timeout, allow_redirects=False, stream=True
-        ) as answer:
-            if answer.status_code != requests.codes.ok:
-                raise ProviderError(f"status {answer.status_code}")
-            body = b""
-            for chunk in answer.iter_content(16 * 1024):
-                body += chunk
-                if len(body) > _MAXIMUM_BYTES:
-                    raise ProviderError("the metadata is larger than any provider's")
-        metadata = json.loads(body)
-        if not isinstance(metadata, dict):
-            raise ProviderError("the metadata is not a JSON object")
-        return metadata
+    async def source(self, world: World, *, wait_seconds: float) -> tuple[Issuer, SigningKeys] | None:
+        """Return the issuer and its keys."""
+        document = self.fetch or self.rest
+        if document is not None and not await _fetched(document, world, wait_seconds):
+            return None
+        issuer, url = self.issuer, self.known.get("jwks_uri")
+        if issuer is None or not url:
+            return None
+        if url not in self._keys:
+            self._keys.clear()
+        return issuer, self._keys.setdefault(url, SigningKeys(url, verify=self.verify))
+
+
+def _metadata_at(url: str, *, verify: Verify, timeout_seconds: float = 3.0) -> Document[Metadata]:
+    address = url if url.endswith(_WELL_KNOWN) else url.rstrip("/") + _WELL_KNOWN
+    return Document(
+        address,
+        _checked,
+        name="provider metadata",
+        verify=verify,
+        timeout_seconds=timeout_seconds,
+        fresh_seconds=_FRESH_SECONDS,
+    )
+
+
+async def _fetched(document: Document[Metadata], world: World, wait_seconds: float) -> bool:
+    try:
+        await document.get(world, wait_seconds=wait_seconds)
+    except ProviderError as error:
+        logger.warning("provider metadata: %s", error)
+        return False
+    return True
 
 
 def _checked(metadata: Metadata) -> Metadata:
-    endpoint = metadata.get("end_session_endpoint")
-    if endpoint is not None and not _is_endpoint(endpoint):
-        raise ProviderError("end_session_endpoint must be an absolute https URL (http only on loopback)")
+    for name in ("end_session_endpoint", "jwks_uri"):
+        endpoint = metadata.get(name)
+        if endpoint is not None and not _is_endpoint(endpoint):
+            raise ProviderError(f"{name} must be an absolute https URL (http only on loopback)")
+    if not isinstance(metadata.get("issuer", ""), str):
+        raise ProviderError("issuer must be a string")
     return dict(metadata)
+
+
+def _entra_issuer(host: str, tenant: str) -> str | None:
+    """Return the issuer of v2.0 tokens; `None` if the host does not tell it."""
+    tid = _CONSUMERS if tenant == "consumers" else tenant if TENANT_ID.fullmatch(tenant) else TENANT
+    if host in CLOUDS.values():
+        return f"https://{host}/{tid}/v2.0"
+    return f"https://{tid}{_EXTERNAL_ID}/{tid}/v2.0" if host.endswith(_EXTERNAL_ID) else None
+
+
+def _is_entra(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host.endswith(_EXTERNAL_ID) or host in {
+        *CLOUDS.values(),
+        *(host for group in _ALIASES for host in group),
+    }
+
+
+def _tenant_ids(tenants: Sequence[str] | None) -> frozenset[str] | None:
+    if tenants is None:
+        return None
+    if isinstance(tenants, str) or not tenants or not all(TENANT_ID.fullmatch(tenant) for tenant in tenants):
+        raise ValueError(f"tenants={tenants!r} must be a list of tenant ids")
+    return frozenset(tenant.lower() for tenant in tenants)
 
 
 def _is_endpoint(url: Any) -> bool:

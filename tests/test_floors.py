@@ -24,6 +24,7 @@ FLOORS: dict[str, set[str]] = {
         "account_index",
         "accounts",
         "caches",
+        "fetch",
         "grants",
         "keys",
         "logout_token",
@@ -37,6 +38,7 @@ FLOORS: dict[str, set[str]] = {
         "stores",
         "targets",
         "token_cache",
+        "trust",
     },
     "flow": {
         "back_channel",
@@ -55,7 +57,7 @@ FLOORS: dict[str, set[str]] = {
 }
 HEIGHT = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
 
-CORE = {"anyio", "cryptography", "itsdangerous", "msal", "requests"}
+CORE = {"anyio", "cryptography", "itsdangerous", "jwt", "msal", "requests"}
 EXTRAS: dict[str, set[str]] = {
     "sessions.flask": {"flask", "werkzeug"},
     "sessions.asgi": {"starlette", "starsessions"},

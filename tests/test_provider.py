@@ -15,8 +15,15 @@ from msal_logout_middleware.provider import CLOUDS, Provider, end_session_url
 TENANT = "11111111-2222-3333-4444-555555555555"
 
 
-def endpoint(provider, claims=None):
-    return run(provider.end_session_endpoint(claims or {}, BlockingWorld()))
+def endpoint(provider, claims=None, world=None):
+    return run(provider.end_session_endpoint(claims or {}, world or BlockingWorld()))
+
+
+class NobodyWaits(BlockingWorld):
+    """The world of somebody who has no time."""
+
+    def sleep(self, seconds):
+        raise AssertionError("somebody waits")
 
 
 class MetadataServer:
@@ -207,24 +214,16 @@ def test_provider_that_does_not_answer_is_not_waited_for_longer_than_asked(serve
     assert not server.may_answer.is_set()
 
 
-def test_while_it_is_fetched_anew_everybody_goes_on_with_what_is_known(server, monkeypatch):
-    def wait(*_):
-        raise AssertionError("somebody waits")
-
+def test_while_it_is_fetched_anew_everybody_goes_on_with_what_is_known(server):
     provider = Provider.discover(server.url, "app", timeout_seconds=10)
     assert endpoint(provider)
-    fetch = provider.endpoints[""].fetch
-    fetch._clock = lambda: 1e12
+    assert server.asked.acquire(timeout=30)
+    provider.endpoints[""].fetch._clock = lambda: 1e12
     server.may_answer.clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "join", wait)
-        assert endpoint(provider) == "https://op.example/logout"
-        fetching = fetch._fetching
-        assert endpoint(provider) == "https://op.example/logout"
-    assert fetch._fetching is fetching
-    assert fetching.is_alive()
-    server.may_answer.set()
-    fetching.join()
+    assert endpoint(provider, world=NobodyWaits()) == "https://op.example/logout"
+    assert server.asked.acquire(timeout=30)
+    assert endpoint(provider, world=NobodyWaits()) == "https://op.example/logout"
+    assert server.requests == 2
 
 
 def test_metadata_without_an_end_session_endpoint_is_said(server):
@@ -247,14 +246,8 @@ def test_stale_metadata_serves_while_the_provider_is_away(server):
 def test_provider_that_never_answers_keeps_nobody_waiting_for_longer_than_the_timeout(server):
     server.may_answer.clear()
     provider = Provider.discover(server.url, "app", timeout_seconds=0.01)
-    fetch = provider.endpoints[""].fetch
     assert endpoint(provider) is None
-    fetch._timeout = None  # whoever waits now, waits for good
-    assert endpoint(provider) is None
-    thread = fetch._fetching
-    server.may_answer.set()
-    if thread is not None:
-        thread.join()
+    assert endpoint(provider, world=NobodyWaits()) is None
     assert server.requests == 1
 
 
