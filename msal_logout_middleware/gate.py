@@ -38,6 +38,8 @@ T = TypeVar("T")
 _REMEMBERED = 4096  # cookies, and sessions, that a worker remembers
 _LONGEST_REMEMBERED = 8192  # characters of a cookie, or of a `Cookie` header
 _MARKS_AT_ONCE = 5000
+_NEVER = -1  # is no generation; nor is it `None`, which says that the generation cannot be told
+_NO_GENERATION = -1  # is never the store's: not even where that cannot be told either
 
 
 class Seen:
@@ -64,7 +66,7 @@ class Seen:
         self.known = known
         self.group = group
         self.ended = ended
-        self.lives_at: int | None = None  # the generation that it was last found alive at
+        self.lives_at = _NO_GENERATION  # the generation that it was last found alive at
         self.until = 0.0  # when its record expires
 
     @property
@@ -185,7 +187,8 @@ class Gate:
                 dead.append(cookies)
             else:
                 seen.lives_at = generation
-                visit = self._found(name, cookies, seen)
+                # Of several sessions each has to be looked at each time.
+                visit = self._found(name if len(found) == 1 else None, cookies, seen)
         return replace(visit, dead=tuple(dead), plain=False) if dead else visit
 
     # An answer leaves
@@ -324,12 +327,12 @@ class Gate:
         self._marks.forget(now)
         for seen in [seen for seen in list(self._by_handle.values()) if seen.until <= now]:
             self._by_handle.pop(seen.handles[0], None)
-            seen.lives_at = None
+            seen.lives_at = _NO_GENERATION
 
     # What is remembered
 
-    async def _renew(self) -> int | None:
-        """Take in the marks that are new, and return the generation that they are complete for."""
+    async def _renew(self) -> int:
+        """Take in the marks that are new, and return the generation that they are complete for, if it can be told."""
         generation = self.generation()
         marks = self._marks
         while generation is None or generation != marks.generation:
@@ -340,7 +343,7 @@ class Gate:
             elif len(found.marks) < _MARKS_AT_ONCE:
                 marks.generation = generation
                 break
-        return generation
+        return _NO_GENERATION if generation is None else generation
 
     def _has_ended(self, seen: Seen) -> bool:
         """Tell whether a session has ended, by the marks that are held."""
@@ -468,13 +471,14 @@ class Gate:
         _put(self._by_handle, seen.handles[0], seen)
         return seen
 
-    def _found(self, name: str | bytes, cookies: str, seen: Seen) -> Visit:
+    def _found(self, name: str | bytes | None, cookies: str, seen: Seen) -> Visit:
         plain = seen.known is not None and not self.minds_return and not self._config.close_streams
         visit = Visit(seen, plain=plain)
         # What an anonymous session keeps on the server may change without another cookie.
         if seen.known is not None and len(cookies) <= _LONGEST_REMEMBERED:
             _put(self._by_cookies, cookies, seen)
-            self._remember(name, visit)
+            if name is not None:
+                self._remember(name, visit)
         return visit
 
     def _remember(self, name: str | bytes, visit: Visit) -> None:
@@ -483,7 +487,7 @@ class Gate:
 
     def _forget(self) -> None:
         for seen in list(self._by_handle.values()):
-            seen.lives_at = None
+            seen.lives_at = _NO_GENERATION
         for memory in (self.visits, self._by_cookies, self._by_handle):
             memory.clear()
 
