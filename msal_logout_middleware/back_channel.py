@@ -31,7 +31,7 @@ _FORM = "application/x-www-form-urlencoded"
 async def log_out(config: Configuration, request: Request, world: World) -> Response:
     """Answer a request on the back-channel logout path."""
     if request.method != "POST":
-        return Response(405, (("allow", "POST"), *pages.NO_STORE))
+        return pages.plain(405, "").with_headers(("allow", "POST"))
     token = await _logout_token(config, request, world)
     if isinstance(token, Refusal):
         return await _refuse(config, token.reason)
@@ -42,7 +42,7 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
     outcome = await remote.end(config, sought, steps, channel="back-channel", before=token.iat, jti=jti)
     if outcome.replayed:
         return await _refuse(config, "the token has been used before")
-    return Response(200, pages.NO_STORE) if outcome.complete else too_late()
+    return pages.plain(200, "") if outcome.complete else too_late()
 
 
 def too_late() -> Response:
