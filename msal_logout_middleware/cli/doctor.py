@@ -16,7 +16,7 @@ from .checks import Finding
 from .checks.claims import check_claims, parsed_claims
 from .checks.cookies import check_cookies
 from .checks.middleware import check_lifetime, check_middleware
-from .checks.provider import check_provider, is_microsoft
+from .checks.provider import check_provider, is_microsoft, issued
 from .checks.secret import check_secret
 from .checks.stores import check_store, check_token_caches, check_workers, workers_said
 from .checks.urls import app_url, check_urls, to_register
@@ -65,7 +65,13 @@ async def examine(loaded: Loaded, *, claims: Mapping[str, Any] | None, url: str 
         check_lifetime(found, lifetime_seconds=config.session_lifetime_seconds),
         *check_cookies(cookies, url=url, logout_path=config.logout_path),
         *await _stores(config),
-        *check_claims(claims, config, is_microsoft=is_microsoft(answers), server_side=_server_side(config)),
+        *check_claims(
+            claims,
+            config,
+            issued=issued(claims or {}, answers, config.provider),
+            is_microsoft=is_microsoft(answers),
+            server_side=_server_side(config),
+        ),
         *check_provider(answers, config),
         check_urls(register),
     ]

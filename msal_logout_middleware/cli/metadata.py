@@ -60,17 +60,16 @@ class Answer:
 def sources(provider: Provider) -> Iterator[Source]:
     """Yield where the metadata of a provider is, for each user flow."""
     for flow, endpoints in provider.endpoints.items():
-        known = endpoints.metadata
-        if endpoints.fetch is not None:
-            yield Source(flow=flow, url=endpoints.fetch._url, verify=endpoints.fetch._verify)
-            continue
-        logout = str(known.get("end_session_endpoint", ""))
+        document, known = endpoints.fetch or endpoints.rest, endpoints.metadata
+        logout, issuer = known.get("end_session_endpoint", ""), known.get("issuer", "")
         url = None
-        if logout.endswith(MICROSOFT_LOGOUT):
-            url = logout.removesuffix(MICROSOFT_LOGOUT) + "/v2.0" + WELL_KNOWN
-        elif known.get("issuer"):
-            url = str(known["issuer"]).rstrip("/") + WELL_KNOWN  # OpenID Connect Discovery 1.0, 4
-        yield Source(flow=flow, url=url, known=known)
+        if document is not None:
+            url = document.url
+        elif logout.endswith(MICROSOFT_LOGOUT):
+            url = f"{logout.removesuffix(MICROSOFT_LOGOUT)}/v2.0{WELL_KNOWN}"
+        elif issuer:
+            url = issuer.rstrip("/") + WELL_KNOWN  # OpenID Connect Discovery 1.0, 4
+        yield Source(flow=flow, url=url, known=known, verify=endpoints.verify)
 
 
 def ask(source: Source) -> Answer:

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from msal_logout_middleware import Logout, MemoryStore, Provider
-from msal_logout_middleware.cli.checks.provider import check_clock, check_provider, is_microsoft
+from msal_logout_middleware.cli.checks.provider import check_clock, check_provider, is_microsoft, issued
 from msal_logout_middleware.cli.metadata import Answer, Source, ask, sources
 from tests.cli import SECRET
 
@@ -22,6 +22,8 @@ GENERIC = {
     "frontchannel_logout_session_supported": True,
     "backchannel_logout_supported": True,
     "backchannel_logout_session_supported": True,
+    "jwks_uri": "https://op.example/realm/keys",
+    "id_token_signing_alg_values_supported": ["RS256", "ES256"],
 }
 ENTRA = {
     "issuer": f"{HOST}/{TENANT}/v2.0",
@@ -137,6 +139,46 @@ def test_metadata_that_does_not_agree_is_found(check, level, metadata, source, s
     assert finding.level == level
     assert sees in finding.seen
     assert finding.to_do
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sees"),
+    [
+        (without(GENERIC, "jwks_uri"), "no jwks_uri"),
+        (
+            {**GENERIC, "id_token_signing_alg_values_supported": ["ES256"]},
+            "signs with ES256, and RS256 is allowed",
+        ),
+    ],
+)
+def test_logout_token_that_could_not_be_verified_is_an_error(metadata, sees):
+    finding = found(metadata)["back-channel-logout"]
+    assert (finding.level, sees in finding.seen) == ("error", True)
+
+
+def test_logout_token_for_all_sessions_of_a_user_is_fine():
+    finding = found(without(GENERIC, "backchannel_logout_session_supported"))["back-channel-logout"]
+    assert (finding.level, "all sessions of a user" in finding.seen) == ("ok", True)
+
+
+OTHER = TENANT.replace("1", "9")
+
+
+@pytest.mark.parametrize(
+    ("provider", "claims", "metadata", "told"),
+    [
+        (Provider.entra(TENANT, "shop"), {"iss": f"{HOST}/{TENANT}/v2.0", "tid": TENANT}, None, True),
+        (Provider.entra(TENANT, "shop"), {"iss": f"{HOST}/{OTHER}/v2.0", "tid": OTHER}, None, False),
+        (Provider.entra("common", "shop"), {"iss": f"{HOST}/{OTHER}/v2.0", "tid": OTHER}, None, True),
+        (Provider.from_metadata({}, "shop"), {"iss": GENERIC["issuer"]}, None, None),
+        (Provider.from_metadata({}, "shop"), {"iss": GENERIC["issuer"]}, GENERIC, True),
+        (Provider.from_metadata({}, "shop"), {"iss": "https://other.example"}, GENERIC, False),
+        (Provider.from_metadata({}, "shop"), {}, GENERIC, False),
+    ],
+)
+def test_issuer_of_claims_is_compared_with_what_is_known_or_was_told(provider, claims, metadata, told):
+    answer = Answer(source=source_of(provider), metadata=metadata)
+    assert issued(claims, [answer], provider) is told
 
 
 def test_front_channel_without_sid_is_fine_where_the_app_takes_it():

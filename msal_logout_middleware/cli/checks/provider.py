@@ -7,12 +7,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...configuration import Configuration
+from ...provider import Provider
+from ...trust import Issuer
 from ..metadata import MICROSOFT_LOGOUT, WELL_KNOWN, Answer
 from . import Finding
 
 Metadata = Mapping[str, Any]
 
 _WARNING_SECONDS = 60.0
+_ALGORITHMS = (
+    "id_token_signing_alg_values_supported"  # logout tokens are signed alike (Back-Channel Logout 1.0, 2.6)
+)
 _NO_METADATA = "nothing is known of the provider's metadata"
 
 
@@ -20,6 +25,22 @@ def is_microsoft(answers: Sequence[Answer]) -> bool:
     """Tell whether the provider is Entra ID, External ID or Azure AD B2C."""
     documents = [document for answer in answers for document in (answer.source.known, answer.metadata or {})]
     return any(str(document.get("end_session_endpoint")).endswith(MICROSOFT_LOGOUT) for document in documents)
+
+
+def issued(claims: Metadata, answers: Sequence[Answer], provider: Provider) -> bool | None:
+    """Tell whether claims are of the provider's ID tokens; `None` if that cannot be told.
+
+    Args:
+        claims: Of an ID token.
+        answers: What came back when the provider was asked for its metadata.
+        provider: What is known without asking.
+    """
+    iss, tid = str(claims.get("iss")), claims.get("tid")
+    known = provider.issued(iss, tid)
+    named = [answer.metadata.get("issuer") for answer in answers if answer.metadata is not None]
+    if known is not None or not named:
+        return known
+    return any(Issuer(str(issuer)).issued(iss, tid) for issuer in named)
 
 
 def check_provider(answers: Sequence[Answer], config: Configuration) -> Iterator[Finding]:
@@ -38,9 +59,7 @@ def check_provider(answers: Sequence[Answer], config: Configuration) -> Iterator
     known = next((answer.metadata for answer in answers if answer.metadata is not None), None)
     yield _front_channel(known, config, microsoft=microsoft)
     yield _back_channel(known, config, microsoft=microsoft)
-    yield check_clock(
-        answers, allowed_seconds=getattr(config.logout_token_rules, "clock_skew_seconds", 120.0)
-    )
+    yield check_clock(answers, allowed_seconds=config.logout_token_rules.clock_skew_seconds)
 
 
 def _reached(answer: Answer) -> Finding:
@@ -128,6 +147,15 @@ def _back_channel(metadata: Metadata | None, config: Configuration, *, microsoft
     if metadata.get("backchannel_logout_supported") is not True:
         whose = "Entra ID has none" if microsoft else "the provider does not say that it has any"
         return Finding(check, "ok", f"{whose}: nothing to register")
+    if not metadata.get("jwks_uri"):
+        seen = "the provider has it, and no jwks_uri: no logout token can be verified"
+        return Finding(check, "error", seen, "ask the provider's people")
+    signed_with, allowed = metadata.get(_ALGORITHMS), config.logout_token_rules.algorithms
+    if isinstance(signed_with, list) and not set(signed_with) & set(allowed):
+        seen = (
+            f"the provider signs with {', '.join(map(str, signed_with))}, and {', '.join(allowed)} is allowed"
+        )
+        return Finding(check, "error", seen, "logout_token_rules=LogoutTokenRules(algorithms=...)")
     if metadata.get("backchannel_logout_session_supported") is not True:
         return Finding(
             check, "ok", "the provider has it, for all sessions of a user at once: register its URL"
