@@ -38,7 +38,6 @@ T = TypeVar("T")
 _REMEMBERED = 4096  # cookies, and sessions, that a worker remembers
 _LONGEST_REMEMBERED = 8192  # characters of a cookie, or of a `Cookie` header
 _MARKS_AT_ONCE = 5000
-_NEVER = -1  # is no generation; nor is it `None`, which says that the generation cannot be told
 _NO_GENERATION = -1  # is never the store's: not even where that cannot be told either
 
 
@@ -225,7 +224,7 @@ class Gate:
             kept = [(name, value) for name, value in headers if not self._sets_session(name, value)]
             return [*kept, *self._deletions()]
         added: list[Header] = []
-        if visit.dead and not any(self._sets_session(name, value) for name, value in headers):
+        if visit.dead and visit.seen is None and not any(self._sets_session(name, value) for name, value in headers):
             added += self._deletions()
         if exchange is not None:
             signs_in = isinstance(carried, Seen) or (carried is not None and carried.claims is not None)
