@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
+import anyio
 from cachelib import SimpleCache
 from flask import Flask, redirect, request, session
 from flask import Response as FlaskResponse
@@ -24,6 +26,7 @@ from starsessions import InMemoryStore, SessionAutoloadMiddleware
 from starsessions import SessionMiddleware as StarSessionMiddleware
 
 from msal_logout_middleware import Logout, asgi, wsgi
+from msal_logout_middleware._drive import drive
 from msal_logout_middleware.caches import home_account_id
 from msal_logout_middleware.provider import Provider
 from msal_logout_middleware.sessions.asgi import ASGISession
@@ -73,12 +76,13 @@ class Site:
             "on_event": self.events.append,
         }
         self.store = options.get("store", self.store)
-        self.logout, self.door = self.wrapped(**(defaults | options))
+        self.options = defaults | options
+        self.logout, self.door = self.worker()
         return self
 
-    def wrapped(self, **options):
-        """Wrap the app once more, as another worker does that shares its store and its sessions."""
-        logout = Logout(**options)
+    def worker(self, **options):
+        """Wrap the app once more, as another worker does; by default it shares the store and the sessions."""
+        logout = Logout(**(self.options | options))
         if self.is_asgi:
             return logout, AsgiDoor(asgi.LogoutMiddleware(self.app, logout))
         return logout, WsgiDoor(wsgi.LogoutMiddleware(self.app, logout))
@@ -141,6 +145,10 @@ class Site:
         """Call as the provider's iframe does where third-party cookies are blocked."""
         query = urlencode(parameters)
         return self.browser().get(f"/logout/front-channel?{query}", site="cross-site")
+
+    def tidy(self, logout=None):
+        """Do what a worker does from time to time."""
+        anyio.run(partial(drive, (logout or self.logout).tidy, blocks=True))
 
     def event_names(self):
         return [type(event).__name__ for event in self.events]

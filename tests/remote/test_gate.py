@@ -1,0 +1,625 @@
+"""The gate: an ended session is refused, by every door and however it is kept, and nothing of it comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import anyio
+import pytest
+
+from msal_logout_middleware import asgi
+from msal_logout_middleware.events import LogoutFailed, SessionRefused, StoreUnreachable
+from msal_logout_middleware.stores.memory import MemoryStore
+from msal_logout_middleware.stores.sqlite import SQLiteStore
+from tests.remote.conftest import signing_in
+from tests.remote.faults import Faulty
+from tests.sites import KINDS, Site
+
+# How a session can end without its browser.
+WAYS = {
+    "front-channel": lambda site, claims: site.front_channel(sid=claims["sid"]),
+    "by call with sid": lambda site, claims: site.logout.end_sessions(iss=claims["iss"], sid=claims["sid"]),
+    "by call with sub": lambda site, claims: site.logout.end_sessions(iss=claims["iss"], sub=claims["sub"]),
+    "by call with oid": lambda site, claims: site.logout.end_sessions(oid=claims["oid"], tid=claims["tid"]),
+}
+
+
+def cookies_seen(answer):
+    return json.loads(answer.body)["cookies"]
+
+
+def with_header(site, cookie_header):
+    """Ask the app what it sees of a `Cookie` header, and whom it takes that for."""
+    answer = site.door.call("GET", "/me", {"cookie": cookie_header}, b"")
+    assert answer.status == 200
+    return (json.loads(answer.body)["user"] or {}).get("sub")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ended_session_is_refused_from_its_next_request_on(site, sites_store, way):
+    sites_store(site).build()
+    claims, bobs = signing_in("ann", "sid of ann"), signing_in("bob", "sid of bob")
+    ann, bob = site.sign_in(claims), site.sign_in(bobs)
+    stolen = site.copy(ann)
+    assert site.user(stolen) == "sub-of-ann"
+
+    WAYS[way](site, claims)
+
+    for _ in range(2):
+        assert site.user(stolen) is None
+        stolen.cookies = dict(ann.cookies)  # a thief does not heed a deletion
+    assert site.user(bob) == "sub-of-bob"
+    refused = [event for event in site.events if isinstance(event, SessionRefused)]
+    assert [event.during for event in refused] == [False, False]
+
+
+def test_app_sees_the_other_cookies_byte_for_byte_and_the_dead_one_is_deleted(site):
+    site.build()
+    ann = site.sign_in(signing_in("ann"))
+    dead = f"{site.cookie_name}={ann.cookies[site.cookie_name]}"
+    site.front_channel(sid="a-session")
+
+    for header, left in [
+        (f"a=1; {dead}; b=2", ["a=1; b=2"]),
+        (f"{dead}; b=2", ["b=2"]),
+        (f"a=1; {dead}", ["a=1"]),
+        (dead, []),
+        (f'a=1;{dead};  b="2;\xff" ;; =c; d', ['a=1;  b="2;\xff" ;; =c; d']),
+        (
+            f"a={site.cookie_name}=x; {dead}; x{site.cookie_name}=y",
+            [f"a={site.cookie_name}=x; x{site.cookie_name}=y"],
+        ),
+    ]:
+        answer = site.door.call("GET", "/echo", {"cookie": header}, b"")
+        assert cookies_seen(answer) == left, header
+        assert answer.set_cookies == {site.cookie_name: site.session.cookies[0].delete()[1]}
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "{name}={value}",
+        " {name} = {value} ",
+        "{name} ={value}",
+        "{name}= {value}",
+        "{name}\t=\t{value}",
+        "\xa0{name}={value}",
+        "{name}\xa0={value}",
+        "\x85{name}={value}",
+        '{name}="{value}"',
+        '"{name}"={value}',
+        "'{name}'={value}",
+        ",{name}={value}",
+        "{name}={value},",
+        "={name}={value}",
+        "x; {name}={value}",
+        "x=;;{name}={value}",
+        'x="; {name}={value}',
+        'x="a; {name}={value}; b"',
+        "{name}={value}; {name}=other",
+        "{name}=other; {name}={value}",
+        "{name}=; {name}={value}",
+        "{name}={value}; {name}={value}",
+        "{name}; {name}={value}",
+        "$Version=1; {name}={value}; $Path=/",
+        "\x00{name}={value}",
+        "\ufeff{name}={value}".encode().decode("latin-1"),
+    ],
+    ids=repr,
+)
+def test_whatever_the_framework_takes_for_the_session_is_refused(site, spelling):
+    site.build()
+    ann = site.sign_in(signing_in("ann"))
+    header = spelling.format(name=site.cookie_name, value=ann.cookies[site.cookie_name])
+    taken_by_the_framework = with_header(site, header)
+
+    site.front_channel(sid="a-session")
+
+    assert with_header(site, header) is None
+    assert taken_by_the_framework in (None, "sub-of-ann")
+
+
+@pytest.mark.parametrize("first", ["live", "dead"])
+def test_of_a_repeated_cookie_only_what_is_dead_is_cut(site, first):
+    site.build()
+    ann, bob = site.sign_in(signing_in("ann")), site.sign_in(signing_in("bob", "another"))
+    site.front_channel(sid="a-session")
+    live, dead = (f"{site.cookie_name}={each.cookies[site.cookie_name]}" for each in (bob, ann))
+    header = f"{live}; {dead}" if first == "live" else f"{dead}; {live}"
+    assert with_header(site, header) == "sub-of-bob"
+    answer = site.door.call("GET", "/echo", {"cookie": header}, b"")
+    assert cookies_seen(answer) == [live]
+
+
+@pytest.mark.parametrize("kind", ["starlette, signed cookie", "starsessions"])
+def test_header_that_is_sent_in_pieces_is_one(kind):
+    """HTTP/2 may split it (RFC 9113, 8.2.3)."""
+    site = Site(kind, KINDS[kind]).build()
+    ann = site.sign_in(signing_in("ann"))
+    site.front_channel(sid="a-session")
+    pair = f"{site.cookie_name}={ann.cookies[site.cookie_name]}"
+    pieces = [("cookie", "a=1"), ("cookie", pair), ("cookie", "b=2")]
+    assert cookies_seen(site.door.call("GET", "/echo", pieces, b"")) == ["a=1", "b=2"]
+    pieces = [("cookie", pair), ("x", "y"), ("cookie", "b=2")]
+    assert json.loads(site.door.call("GET", "/me", pieces, b"").body) == {"user": None}
+
+
+def test_cookie_is_deleted_unless_the_app_sets_a_new_one(site):
+    site.build()
+    ann = site.sign_in(signing_in("ann"))
+    site.front_channel(sid="a-session")
+    stolen = site.copy(ann)
+
+    assert "Max-Age=0" in ann.get("/me").set_cookies[site.cookie_name]
+    answer = stolen.post("/sign-in", {"claims": json.dumps(signing_in("ann"))})
+
+    assert len(answer.all("set-cookie")) == 1
+    assert "Max-Age=0" not in answer.set_cookies[site.cookie_name]
+    assert site.user(stolen) == "sub-of-ann"
+
+
+def test_cookie_that_was_signed_anew_while_the_session_lived_is_refused_too(either_door):
+    site = either_door.build()
+    site.does["count"] = lambda session: session.update(count=session.get("count", 0) + 1)
+    ann = site.sign_in(signing_in("ann"))
+    copies = []
+    for _ in range(3):
+        ann.get("/does/count")
+        copies.append(site.copy(ann))
+    assert len({copy.cookies[site.cookie_name] for copy in copies}) == 3
+    site.front_channel(sid="a-session")
+    assert [site.user(copy) for copy in copies] == [None, None, None]
+
+
+class TestRequestsThatWereRunning:
+    """What ran while its session ended can bring no cookie, no record and no token back."""
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_answer_carries_no_cookie_of_the_session(self, site, sites_store, way):
+        sites_store(site).build()
+        claims = signing_in("ann")
+
+        def view(session):
+            assert session["user"]["sub"] == "sub-of-ann"
+            WAYS[way](site, claims)
+            session["changed"] = "meanwhile"
+            return {"an": "answer"}
+
+        site.does["change"] = view
+        ann = site.sign_in(claims)
+        stolen = site.copy(ann)
+
+        answer = ann.get("/does/change")
+
+        assert json.loads(answer.body) == {"an": "answer"}
+        assert [value for value in answer.all("set-cookie") if "Max-Age=0" not in value] == []
+        assert site.cookie_name not in ann.cookies
+        if site.is_server_side:
+            assert "sub-of-ann" not in repr(dict(site.records))
+        assert site.user(stolen) is None
+        assert SessionRefused(site.events[-2].session, during=True) in site.events
+
+    def test_sign_in_while_another_session_of_the_user_ends_lives(self, site):
+        site.build()
+        old = site.sign_in(signing_in("ann"))
+        fresh = signing_in("ann")
+
+        def view(session):
+            site.front_channel(sid="a-session")
+            session["user"] = fresh
+
+        site.does["sign in"] = view
+        new = site.browser()
+        new.get("/does/sign in")
+        assert site.user(new) == "sub-of-ann"
+        assert site.user(old) is None
+
+    def test_id_token_refreshed_while_the_session_ended_does_not_revive_it(self, site):
+        site.build()
+        claims, refreshed = signing_in("ann"), signing_in("ann")
+
+        def view(session):
+            site.front_channel(sid="a-session")
+            session["user"] = refreshed
+
+        site.does["refresh"] = view
+        ann = site.sign_in(claims)
+        stolen = site.copy(ann)
+        answer = ann.get("/does/refresh")
+        assert [value for value in answer.all("set-cookie") if "Max-Age=0" not in value] == []
+        assert site.user(stolen) is None
+        if site.is_server_side:
+            assert "sub-of-ann" not in repr(dict(site.records))
+
+    def test_record_that_is_saved_after_the_answer_is_deleted_again(self, server_side_site):
+        """By a background task, or when the body is closed."""
+        site = server_side_site.build()
+        ann = site.sign_in(signing_in("ann"))
+
+        def save_late(_):
+            before = dict(site.records)
+            site.front_channel(sid="a-session")
+            assert "sub-of-ann" not in repr(dict(site.records))
+            site.records.update(before)
+
+        site.does["save"] = save_late
+        assert ann.get("/late/save").status == 200
+        assert "sub-of-ann" not in repr(dict(site.records))
+        assert site.user(ann) is None
+
+    def test_record_that_a_stream_saves_is_deleted_again(self, server_side_site):
+        site = server_side_site.build()
+        ann = site.sign_in(signing_in("ann"))
+
+        def chunks(_):
+            before = dict(site.records)
+
+            def body():
+                yield b"first "
+                site.front_channel(sid="a-session")
+                yield b"second"
+                site.records.update(before)
+
+            return body()
+
+        site.does["chunks"] = chunks
+        assert ann.get("/stream/chunks").body == b"first second"
+        assert "sub-of-ann" not in repr(dict(site.records))
+
+    def test_record_is_deleted_again_also_when_the_app_raises(self, server_side_site):
+        site = server_side_site.build()
+        ann = site.sign_in(signing_in("ann"))
+
+        def chunks(_):
+            before = dict(site.records)
+
+            def body():
+                yield b"first "
+                site.front_channel(sid="a-session")
+                site.records.update(before)
+                raise LookupError("the app's own")
+
+            return body()
+
+        site.does["chunks"] = chunks
+        with pytest.raises(LookupError):
+            ann.get("/stream/chunks")
+        assert "sub-of-ann" not in repr(dict(site.records))
+
+
+class TestConnectionsThatStayOpen:
+    @pytest.fixture(autouse=True)
+    def looks_often(self, monkeypatch):
+        monkeypatch.setattr(asgi, "_WATCH_SECONDS", 0.01)
+
+    @pytest.fixture(params=["starlette, signed cookie", "starsessions"])
+    def sockets(self, request):
+        return Site(request.param, KINDS[request.param])
+
+    def test_handshake_of_an_ended_session_is_refused(self, sockets):
+        site = sockets.build()
+        ann = site.sign_in(signing_in("ann"))
+        site.front_channel(sid="a-session")
+        sent = talk(site, ann)
+        assert sent == [{"type": "websocket.close", "code": 1008}]
+
+    def test_open_one_is_closed_when_its_session_ends(self, sockets):
+        site = sockets.build()
+        ann, bob = site.sign_in(signing_in("ann")), site.sign_in(signing_in("bob", "another"))
+
+        sent = talk(site, ann, lambda: site.front_channel(sid="a-session"))
+
+        assert sent[0]["type"] == "websocket.accept"
+        assert json.loads(sent[1]["text"]) == {"user": "sub-of-ann"}
+        assert sent[-1] == {"type": "websocket.close", "code": 1008}
+        sent = talk(site, bob, lambda: site.front_channel(sid="a-session"), hang_up=True)
+        assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send"]
+
+    def test_open_one_stays_by_option(self, sockets):
+        site = sockets.build(close_websockets=False)
+        ann = site.sign_in(signing_in("ann"))
+        sent = talk(site, ann, lambda: site.front_channel(sid="a-session"), hang_up=True)
+        assert "websocket.close" not in [message["type"] for message in sent]
+
+    def test_nobodys_handshake_is_the_apps(self, sockets):
+        site = sockets.build()
+        sent = talk(site, site.browser(), hang_up=True)
+        assert json.loads(sent[1]["text"]) == {"user": None}
+
+    def test_handshake_is_refused_for_now_if_the_store_cannot_be_asked(self, sockets):
+        sockets.store = Faulty(MemoryStore())
+        site = sockets.build()
+        ann = site.sign_in(signing_in("ann"))
+        _, site.door = site.worker()  # one that does not know the session yet
+        site.store.away = {"*"}
+        assert talk(site, ann) == [{"type": "websocket.close", "code": 1013}]
+
+    @pytest.mark.parametrize("closes", [True, False])
+    def test_stream_is_cut_off_by_option(self, site, closes):
+        site.build(close_streams=closes)
+        ann = site.sign_in(signing_in("ann"))
+        last = b"the last of 5000"
+
+        def chunks(_):
+            def body():
+                yield b"first "
+                site.front_channel(sid="a-session")
+                for _ in range(5000):
+                    yield b"."
+                yield last
+
+            return body()
+
+        site.does["chunks"] = chunks
+        body = streamed(site, ann, "/stream/chunks")
+        assert body.startswith(b"first ")
+        assert body.endswith(last) is not closes
+
+
+def talk(site, browser, then=None, *, hang_up=False):
+    """Open a WebSocket with a browser's cookies; do something once it is open; return what was sent until its end."""
+    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    scope = {
+        "type": "websocket",
+        "path": "/socket",
+        "query_string": b"",
+        "headers": [(b"cookie", cookie.encode())] if cookie else [],
+    }
+    sent = []
+
+    async def story():
+        greeted = anyio.Event()
+        connected = False
+
+        async def receive():
+            nonlocal connected
+            if not connected:
+                connected = True
+                return {"type": "websocket.connect"}
+            await greeted.wait()
+            if not hang_up:
+                await anyio.sleep_forever()
+            return {"type": "websocket.disconnect", "code": 1001}
+
+        async def send(message):
+            sent.append(message)
+            if message["type"] == "websocket.send":
+                if then is not None:
+                    await anyio.to_thread.run_sync(then)
+                greeted.set()
+
+        with anyio.fail_after(20):
+            await site.door.app(scope, receive, send)
+
+    anyio.run(story)
+    return sent
+
+
+def streamed(site, browser, path):
+    """Return what is sent of an answer that may be cut off."""
+    if not site.is_asgi:
+        return browser.get(path).body
+    sent = []
+    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b""}
+    scope["headers"] = [(b"cookie", cookie.encode())]
+
+    async def story():
+        async def receive():
+            await anyio.sleep_forever()
+
+        async def send(message):
+            sent.append(message.get("body", b""))
+
+        with anyio.fail_after(20):
+            await site.door.app(scope, receive, send)
+
+    anyio.run(story)
+    return b"".join(sent)
+
+
+class TestCost:
+    def test_ordinary_request_asks_no_store(self, site, sites_store):
+        sites_store(site)
+        site.store = Faulty(site.store)
+        site.build()
+        ann = site.sign_in(signing_in("ann"))
+        assert site.user(ann) == "sub-of-ann"
+        site.store.asked.clear()
+        for _ in range(5):
+            assert site.user(ann) == "sub-of-ann"
+        assert dict(site.store.asked) in ({}, {"open_rows": site.store.asked["open_rows"]})
+
+    def test_request_without_the_sessions_cookie_asks_no_store(self, site):
+        site.store = Faulty(MemoryStore())
+        site.build()
+        site.store.asked.clear()
+        assert site.door.call("GET", "/me", {"cookie": "a=1"}, b"").status == 200
+        assert site.door.call("GET", "/me", {}, b"").status == 200
+        assert set(site.store.asked) <= {"open_rows"}
+
+    def test_known_session_is_served_while_the_store_is_away_and_nothing_has_ended(self, site):
+        site.store = Faulty(MemoryStore())
+        site.build()
+        ann = site.sign_in(signing_in("ann"))
+        assert site.user(ann) == "sub-of-ann"
+        site.store.away = {"*"}
+        assert site.user(ann) == "sub-of-ann"
+
+
+class TestStoreThatIsAway:
+    """Nothing is served on a guess."""
+
+    def test_session_that_is_not_known_is_refused_for_now(self, site):
+        site.store = Faulty(MemoryStore())
+        site.build()
+        ann = site.sign_in(signing_in("ann"))
+        _, ann.site = site.worker()
+        site.store.away = {"*"}
+        before = dict(ann.cookies)
+
+        answer = ann.get("/me")
+
+        assert (answer.status, answer.one("retry-after"), answer.one("cache-control")) == (
+            503,
+            "5",
+            "no-store",
+        )
+        assert "sub-of-ann" not in answer.text
+        assert ann.cookies == before
+        assert site.events[-1] == StoreUnreachable("OSError")
+        assert site.door.call("GET", "/me", {}, b"").status == 200
+        site.store.away = set()
+        assert site.user(ann) == "sub-of-ann"
+
+    def test_known_session_is_refused_for_now_once_something_has_ended(self, site):
+        site.store = Faulty(MemoryStore())
+        site.build()
+        ann, bob = site.sign_in(signing_in("ann")), site.sign_in(signing_in("bob", "another"))
+        assert (site.user(ann), site.user(bob)) == ("sub-of-ann", "sub-of-bob")
+        other, _ = site.worker(store=site.store.inner)
+        other.end_sessions(iss=signing_in("ann")["iss"], sid="a-session")
+        site.store.away = {"marks_since"}
+        assert [each.get("/me").status for each in (ann, bob)] == [503, 503]
+        site.store.away = set()
+        assert (site.user(ann), site.user(bob)) == (None, "sub-of-bob")
+
+    def test_sign_in_that_cannot_be_recorded_does_not_leave(self, site):
+        site.store = Faulty(MemoryStore())
+        site.build()
+        site.store.away = {"add"}
+        browser = site.browser()
+        answer = browser.post("/sign-in", {"claims": json.dumps(signing_in("ann"))})
+        assert answer.status == 503
+        assert answer.set_cookies == {}
+        site.store.away = set()
+        site.sign_in(signing_in("ann"), browser=browser)
+        assert site.user(browser) == "sub-of-ann"
+
+    def test_answer_that_cannot_be_judged_does_not_leave(self, site):
+        """Something ended while it was made; whether that was its own session cannot be told."""
+        site.store = Faulty(MemoryStore())
+        site.build()
+
+        def view(session):
+            other, _ = site.worker(store=site.store.inner)
+            other.end_sessions(iss=signing_in("bob")["iss"], sid="another")
+            site.store.away = {"marks_since"}
+            return {"an": "answer"}
+
+        site.does["view"] = view
+        ann = site.sign_in(signing_in("ann"))
+        site.sign_in(signing_in("bob", "another"))
+        assert ann.get("/does/view").status == 503
+        site.store.away = set()
+        assert site.user(ann) == "sub-of-ann"
+
+    def test_store_that_cannot_tell_its_generation_is_asked_each_time(self, site):
+        class Untold(Faulty):
+            def generation(self):
+                return None
+
+        site.store = Untold(MemoryStore())
+        site.build()
+        ann = site.sign_in(signing_in("ann"))
+        assert site.user(ann) == "sub-of-ann"
+        site.store.asked.clear()
+        assert site.user(ann) == "sub-of-ann"
+        assert site.store.asked["marks_since"] >= 1
+        site.store.away = {"marks_since"}
+        assert ann.get("/me").status == 503
+
+    def test_sessions_that_cannot_be_read_are_refused_for_now(self, site):
+        site.build(wrap=Faulty)
+        ann = site.sign_in(signing_in("ann"))
+        _, ann.site = site.worker()
+        site.session.away = {"read"}
+        assert ann.get("/me").status == 503
+        site.session.away = set()
+        assert site.user(ann) == "sub-of-ann"
+
+    def test_ending_that_cannot_be_committed_is_refused_here_and_committed_later(self, site):
+        site.store = Faulty(MemoryStore())
+        site.build()
+        claims = signing_in("ann")
+        ann = site.sign_in(claims)
+        stolen = site.copy(ann)
+        site.store.away = {"end"}
+
+        assert not site.logout.end_sessions(iss=claims["iss"], sid="a-session").complete
+        assert "mark" in next(e for e in site.events if isinstance(e, LogoutFailed)).left
+        assert site.user(stolen) is None
+
+        site.store.away = set()
+        site.tidy()
+        _, other = site.worker()
+        stolen.site, stolen.cookies = other, dict(ann.cookies)
+        assert site.user(stolen) is None
+        assert site.cache(claims) is None
+        assert site.store.open_rows() == 0
+
+
+def test_every_worker_of_the_machine_refuses_from_the_answer_on(site, tmp_path):
+    site.store = SQLiteStore(tmp_path / "logout.db")
+    site.build()
+    second = SQLiteStore(tmp_path / "logout.db")
+    _, door = site.worker(store=second)
+    ann = site.sign_in(signing_in("ann"))
+    ann.site = door
+    assert site.user(ann) == "sub-of-ann"
+    site.front_channel(sid="a-session")
+    assert site.user(ann) is None
+    site.store.close()
+    second.close()
+
+
+def test_restart_revives_nothing(site, tmp_path):
+    site.store = SQLiteStore(tmp_path / "logout.db")
+    site.build()
+    ann = site.sign_in(signing_in("ann"))
+    site.front_channel(sid="a-session")
+    site.store.close()
+    site.store = SQLiteStore(tmp_path / "logout.db")
+    _, ann.site = site.worker(store=site.store)
+    assert site.user(ann) is None
+    site.store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_memory_store_from_before_a_fork_serves_no_session_on_a_guess():
+    """Each process would know its own sign-outs only."""
+    site = Site("flask", KINDS["flask, signed cookie"]).build()
+    ann = site.sign_in(signing_in("ann"))
+    assert site.user(ann) == "sub-of-ann"
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if ann.get("/me").status == 503 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert site.user(ann) == "sub-of-ann"
+
+
+def test_app_that_raises_in_the_hook_harms_nobody(site):
+    def raises(event):
+        raise RuntimeError("the app's own")
+
+    site.build(on_event=raises)
+    ann = site.sign_in(signing_in("ann"))
+    site.front_channel(sid="a-session")
+    assert site.user(ann) is None
+
+
+def test_events_and_log_hold_no_identifier_and_no_cookie(site, caplog):
+    caplog.set_level("DEBUG")
+    site.build()
+    claims = signing_in("ann", "sid-of-ann-s-session")
+    ann = site.sign_in(claims)
+    value = ann.cookies[site.cookie_name]
+    site.front_channel(sid=claims["sid"])
+    site.user(ann)
+    said = caplog.text + repr(site.events)
+    for secret in (claims["sid"], claims["sub"], claims["oid"], claims["nonce"], value, "ann@example.com"):
+        assert secret not in said
