@@ -15,6 +15,7 @@ ORDER = [
     "stores.md",
     "token_cache.md",
     "accounts.md",
+    "commands.md",
     "testing.md",
     "troubleshooting.md",
     "security.md",
