@@ -70,6 +70,7 @@ class Load:
         self._port = port
         self._log_out = log_out
         self._kills = kills
+        self._excused = BROKEN_OFF if kills else ()
         self._random = random.Random(seed)
         self._requests = 0
         self._refusing: set[int] = set()  # workers that refused somebody who was out
@@ -108,17 +109,12 @@ class Load:
             person.is_leaving = True
             with ThreadPoolExecutor(1) as pool:
                 killer = pool.submit(self._kill) if number in moments else None
-                while not self._over and not self._is_signed_out(person):
+                while not self._over and not self._log_out(person):
                     self.undone += 1
                     self._wait_for_requests(CLIENTS)
             if killer is not None:
                 killer.result()
             person.is_out = True
-
-    def _is_signed_out(self, person: Person) -> bool:
-        with suppress(*BROKEN_OFF) if self._kills else suppress():
-            return self._log_out(person)
-        return False
 
     def _kill(self) -> None:
         self._wait_for_requests(self._random.randrange(3))
@@ -136,7 +132,7 @@ class Load:
         try:
             while not self._over:
                 person = choose.choice(self.people)
-                with suppress(*BROKEN_OFF) if self._kills else suppress():
+                with suppress(*self._excused):
                     self._make_request(person, choose.choice(PATHS), choose.choice(person.cookies))
         except BaseException:
             self._stop()
