@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -66,7 +67,7 @@ class Seen:
         self.group = group
         self.ended = ended
         self.lives_at = _NO_GENERATION  # the generation that it was last found alive at
-        self.until = 0.0  # when its record expires
+        self.until = math.inf  # when its record expires
 
     @property
     def short(self) -> str:
@@ -245,7 +246,7 @@ class Gate:
     async def _session_in(self, cookies: str) -> Session | Seen | None:
         """Return what cookies lead to; nothing, if it is neither a user's session nor one to sign in under."""
         seen = self._by_cookies.get(cookies)
-        if seen is not None:
+        if seen is not None and seen.until > time.time():
             return seen
         session = await settle(self._config.session.read(cookies))
         return None if session is None or (session.claims is None and session.id is None) else session
@@ -395,7 +396,10 @@ class Gate:
         else:  # another has signed in under the same id, and the answer did not show it
             group = secrets.token_hex(16)
             lives = await settle(store.add(self._new_record(known, group), sign_in=True))
-        return self._put_by_handle(Seen(known.handles, known, group, ended=not lives))
+        seen = self._put_by_handle(Seen(known.handles, known, group, ended=not lives))
+        if record is not None:
+            seen.until = min(seen.until, record.expires_at)
+        return seen
 
     async def _learn(self, visit: Visit, session: Session, sid: str | None, world: World) -> Seen:
         """Record the session that an answer carries: a sign-in, or one that goes on under another handle."""
