@@ -48,7 +48,7 @@ def serving_wsgi(app: Any, listener: socket.socket) -> Iterator[None]:
 def serving_asgi(app: Any, listener: socket.socket) -> Iterator[None]:
     """Serve an ASGI app until the block ends."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="ASGI server")
