@@ -2,10 +2,21 @@
 
 from .caches import InSession, InStore, Shared, home_account_id
 from .errors import LogoutError, StoreError
-from .events import Event, LogoutEnded, LogoutFailed, LogoutRefused, LogoutStarted
+from .events import (
+    Event,
+    LogoutEnded,
+    LogoutFailed,
+    LogoutRefused,
+    LogoutStarted,
+    SessionRefused,
+    SessionUnknowable,
+    StoreUnreachable,
+)
 from .http import Cookie
 from .logout import Logout
+from .logout_token import LogoutTokenRules
 from .provider import Provider
+from .remote import EndedSessions
 from .stores.memory import MemoryStore
 from .stores.sqlite import SQLiteStore
 from .token_cache import StoredTokenCache
@@ -14,6 +25,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Cookie",
+    "EndedSessions",
     "Event",
     "InSession",
     "InStore",
@@ -23,11 +35,15 @@ __all__ = [
     "LogoutFailed",
     "LogoutRefused",
     "LogoutStarted",
+    "LogoutTokenRules",
     "MemoryStore",
     "Provider",
     "SQLiteStore",
+    "SessionRefused",
+    "SessionUnknowable",
     "Shared",
     "StoreError",
+    "StoreUnreachable",
     "StoredTokenCache",
     "home_account_id",
 ]

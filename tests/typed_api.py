@@ -11,6 +11,7 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from msal_logout_middleware import (
     Cookie,
+    EndedSessions,
     InSession,
     InStore,
     Logout,
@@ -18,7 +19,11 @@ from msal_logout_middleware import (
     LogoutFailed,
     LogoutRefused,
     LogoutStarted,
+    LogoutTokenRules,
     Provider,
+    SessionRefused,
+    SessionUnknowable,
+    StoreUnreachable,
     asgi,
     wsgi,
 )
@@ -49,6 +54,12 @@ def on_event(event: Event) -> None:
             print(reason)
         case LogoutFailed(left=left):
             print(left)
+        case SessionRefused(during=during):
+            assert_type(during, bool)
+        case SessionUnknowable():
+            pass
+        case StoreUnreachable(error=error):
+            print(error)
 
 
 async def on_event_async(event: Event) -> None:
@@ -68,8 +79,14 @@ def flask_app() -> None:
         delete_cookies=["remember_token", Cookie("other", domain="example.com", same_site="None")],
         clear_site_data=["cache", "storage"],
         on_store_error="redirect",
+        front_channel_path="/signed-out",
+        back_channel_path=None,
+        other_sessions="end",
         on_event=on_event,
     )
+    logout.signed_in({"iss": "x", "sub": "y", "iat": 1}, session_id="id", sid="sid")
+    assert_type(logout.count_sessions(sid="sid"), int)
+    assert_type(logout.end_sessions(iss="x", sub="y"), EndedSessions)
     app.wsgi_app = wsgi.LogoutMiddleware(app.wsgi_app, logout)  # type: ignore[method-assign]
 
 
@@ -82,7 +99,16 @@ def fastapi_app() -> None:
         store=MemoryStore(),
         caches=InStore(store, cache_key=lambda claims: str(claims["sub"])),
         post_logout_redirect_uri="https://app.example.com/",
+        logout_token_rules=LogoutTokenRules(algorithms=("ES256",), require_exp=False),
+        close_websockets=False,
         on_event=on_event_async,
     )
     app.add_middleware(asgi.LogoutMiddleware, logout=logout)
     assert_type(logout.token_cache({"sub": "x"}), StoredTokenCache)
+
+
+async def administrator(logout: Logout) -> None:
+    await logout.asigned_in({"iss": "x", "sub": "y", "iat": 1})
+    assert_type(await logout.acount_sessions(oid="o", tid="t"), int)
+    ended = await logout.aend_sessions(oid="o", tid="t")
+    assert_type(ended.complete, bool)
