@@ -85,22 +85,18 @@ async def _session(config: Configuration) -> tuple[Sequence[Cookie], list[Findin
         await settle(config.session.load("msal-logout doctor"))
     except (TypeError, ValueError) as error:  # ours, which say what to do
         return (), [Finding("session", "error", str(error), "see Sessions in the documentation")]
-    except Exception as error:  # the engine's, which may quote what it is connected with
-        said = (
-            str(error)
-            if isinstance(error, StoreError)
-            else f"the session engine raised {type(error).__name__}"
-        )
-        return config.session.cookies, [
-            Finding("session", "error", said, "see that the app reaches its sessions")
-        ]
+    except Exception as error:  # the engine's own, which may quote what it is connected with
+        engine = f"the session engine raised {type(error).__name__}"
+        said = str(error) if isinstance(error, StoreError) else engine
+        to_do = "see that this user reaches the app's sessions"
+        return config.session.cookies, [Finding("session", "error", said, to_do)]
     return cookies, [Finding("session", "ok", "sessions can be read")]
 
 
-async def _stores(config: Configuration) -> Iterator[Finding]:
+async def _stores(config: Configuration) -> list[Finding]:
     said = workers_said(os.environ, Path.cwd())
     token_caches = check_token_caches(config.caches, said, server_side=_server_side(config))
-    return iter([check_workers(config.store, said), token_caches, *await check_store(config.store)])
+    return [check_workers(config.store, said), token_caches, *await check_store(config.store)]
 
 
 def _has_back_channel(answers: Sequence[Answer]) -> bool:

@@ -90,6 +90,8 @@ async def end_sessions(logout: Logout, named: Named, *, dry_run: bool) -> Result
         raise CommandError(str(error)) from error
     except StoreError as error:
         raise CommandError(str(error), exit_code=1) from error
+    except Exception as error:  # an engine's own, which may quote what it is connected with
+        raise CommandError(f"the store raised {type(error).__name__}", exit_code=1) from error
     return Result(False, ended.sessions, ended.removed, (*ended.left, *_out_of_reach(logout)))
 
 

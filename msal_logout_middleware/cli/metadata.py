@@ -45,7 +45,7 @@ class Answer:
     Args:
         source: Who was asked.
         metadata: The metadata; `None` if none came.
-        answered: Whether anything came.
+        answered: Whether it is the provider's last word: it is there, and says that this is all it has.
         why: Why there is no metadata.
         seconds_ahead: How far the provider's clock is ahead of ours; `None` if it did not tell.
     """
@@ -89,7 +89,8 @@ def ask(source: Source) -> Answer:
         )
     ahead = _seconds_ahead(answer.headers, middle)
     if answer.status_code != requests.codes.ok:
-        return Answer(source=source, why=f"{source.url} answers {answer.status_code}", seconds_ahead=ahead)
+        why, away = f"{source.url} answers {answer.status_code}", answer.status_code >= 500
+        return Answer(source=source, answered=not away, why=why, seconds_ahead=ahead)
     try:
         metadata = json.loads(body)
     except (ValueError, RecursionError):

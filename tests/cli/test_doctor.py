@@ -251,6 +251,7 @@ def test_app_without_a_session_middleware_is_an_error(good):
     found = {finding["check"]: finding for finding in told["checks"]}
     assert found["session"]["level"] == "error"
     assert "no session middlewares" in found["session"]["seen"]
+    assert found["cookie-secure"]["level"] == "skipped"
 
 
 def test_app_that_starts_only_once_has_its_secret_not_compared(good):

@@ -158,11 +158,17 @@ def test_sign_out_that_no_worker_knows_of_is_to_be_run_again(shop, logout):
     assert "go on with it" not in ran.stdout
 
 
-def test_store_that_cannot_be_asked_is_told_with_exit_code_1(shop, logout):
-    error = "__import__('msal_logout_middleware').StoreError('the disk is full')"
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("__import__('msal_logout_middleware').StoreError('the disk is full')", "the disk is full"),
+        ("ConnectionError('//user:password@host')", "the store raised ConnectionError"),
+    ],
+)
+def test_store_that_cannot_be_asked_is_told_with_exit_code_1(shop, logout, error, said):
     (shop / "shop.py").write_text(failing("find", error))
     ran = msal_logout(shop, "end-sessions", "shop:logout", *WHO["sid"], "--dry-run")
-    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", "msal-logout: the disk is full\n")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", f"msal-logout: {said}\n")
 
 
 @pytest.mark.parametrize("mode", [[], ["--dry-run"]], ids=["", "dry run"])
@@ -188,7 +194,7 @@ def test_store_that_the_app_never_used_is_not_made(shop, tmp_path_factory):
     path = os.pathsep.join(filter(None, [str(shop), os.environ.get("PYTHONPATH")]))
     ran = msal_logout(elsewhere, "end-sessions", "shop:app", *WHO["sid"], PYTHONPATH=path)
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert "logout.db is not there: the app has not used it yet, or runs in another folder" in ran.stderr
+    assert "logout.db cannot be found: the app has not used it yet, or runs in another folder" in ran.stderr
     assert list(elsewhere.iterdir()) == []
 
 

@@ -319,6 +319,12 @@ def test_provider_that_answers_without_metadata_is_an_error(server, answer, why)
     assert (finding.check, finding.level) == ("provider-metadata", "error")
 
 
+def test_provider_that_is_in_trouble_is_a_warning(server):
+    server.answer = 503, {"Date": formatdate(usegmt=True)}, b""
+    finding = next(check_provider([ask(server.source)], config()))
+    assert (finding.level, finding.seen.endswith("answers 503")) == ("warning", True)
+
+
 def test_provider_that_is_away_is_a_warning(server):
     server.shutdown()
     server.server_close()

@@ -35,7 +35,9 @@ def check_cookies(cookies: Sequence[Cookie], *, url: str, logout_path: str) -> I
     }
     for check, rule in rules.items():
         problems = [problem for cookie in cookies if (problem := rule(cookie))]
-        if not problems:
+        if not cookies:
+            yield Finding(check, "skipped", "the session's cookies are not known")
+        elif not problems:
             yield Finding(check, "ok", _OK[check])
         for problem in problems:
             yield Finding(check, *problem)

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,7 +121,7 @@ def unusable_file(store: Store) -> str | None:
     try:
         owner = path.stat().st_uid
     except OSError:
-        return f"{path} is not there: the app has not used it yet, or runs in another folder"
+        return f"{path} cannot be found: the app has not used it yet, or runs in another folder"
     if sys.platform == "win32" or owner == os.geteuid():
         return None
     return (
@@ -129,28 +129,25 @@ def unusable_file(store: Store) -> str | None:
     )
 
 
-async def check_store(store: Store) -> Iterator[Finding]:
+async def check_store(store: Store) -> list[Finding]:
     """Check whether the store is on this machine, can be written and read, and has nothing left to do."""
     mount = getattr(store, "network_mount", lambda: None)()
     if mount is not None:
         seen = f"the store's file is on a network mount ({mount}), which other machines may write as well"
-        return iter([Finding("store-mount", "error", seen, "put it on a local disk")])
-    on_this_machine = Finding("store-mount", "ok", "not on a network mount, as far as can be told")
+        return [Finding("store-mount", "error", seen, "put it on a local disk")]
+    findings = [Finding("store-mount", "ok", "not on a network mount, as far as can be told")]
     unusable = unusable_file(store)
     if unusable is not None:
         to_do = "run this command as the app's user and in its folder, when the app has run"
-        return iter([on_this_machine, Finding("store-access", "skipped", unusable, to_do)])
+        return [*findings, Finding("store-access", "skipped", unusable, to_do)]
     try:
         await _write_and_read(store)
         rows = await settle(store.open_rows())
-    except Exception as error:  # an engine of the user's own may raise anything
+    except Exception as error:  # an engine's own, which may quote what it is connected with
         said = str(error) if isinstance(error, StoreError) else f"the store raised {type(error).__name__}"
-        return iter(
-            [on_this_machine, Finding("store-access", "error", said, "see what the store needs, above")]
-        )
-    return iter(
-        [on_this_machine, Finding("store-access", "ok", "written, read and removed again"), _journal(rows)]
-    )
+        to_do = "see that this user reaches the store, and what it needs (Stores, in the documentation)"
+        return [*findings, Finding("store-access", "error", said, to_do)]
+    return [*findings, Finding("store-access", "ok", "written, read and removed again"), _journal(rows)]
 
 
 def _journal(rows: int) -> Finding:
