@@ -26,7 +26,7 @@ from .cookies import MOST_SESSIONS, session_cookies, without
 from .ending import Outcome, Steps, Work, end_sessions, look_again
 from .errors import LogoutError
 from .events import LogoutFailed, SessionRefused, SessionUnknowable, StoreUnreachable
-from .exchange import Exchange
+from .exchange import COOKIE_NAME, Exchange
 from .http import Header, Response
 from .marks import HeldMarks
 from .records import KnownSession, handles, key
@@ -68,6 +68,11 @@ class Seen:
         self.ended = ended
         self.lives_at = _NO_GENERATION  # the generation that it was last found alive at
         self.until = math.inf  # when its record expires
+
+    @property
+    def is_server_side(self) -> bool:
+        """Whether its contents are not in the cookie."""
+        return self.known is not None and self.known.session_id is not None
 
     @property
     def short(self) -> str:
@@ -119,7 +124,7 @@ class Gate:
         self._by_handle: dict[str, Seen] = {}
         self._told_unknowable = False
         self.learns_exchanges = config.provider.session_state_is_sid
-        self.nobody = Visit(plain=not self.learns_exchanges)
+        self.nobody = Visit(plain=True)
         config.unmarked.on_add = self._forget
 
     @cached_property
@@ -136,6 +141,12 @@ class Gate:
         return tuple(dict.fromkeys(cookie.name for cookie in self._config.session.cookies))
 
     # A request comes in
+
+    def may_learn(self, visit: Visit, method: str, query: str) -> bool:
+        """Tell cheaply whether a visitor's request may say something of the provider's session."""
+        if not self.learns_exchanges or (visit.seen is not None and visit.seen.known is not None):
+            return False
+        return not visit.plain or method == "POST" or "session_state=" in query
 
     async def admit(self, cookie_header: str, name: str | bytes, world: World) -> Visit:
         """Tell whose session a request bears, and whether it lives.
@@ -155,9 +166,11 @@ class Gate:
                 if what is not None:
                     found.append((cookies, what))
             if not found:
+                plain = not (self.learns_exchanges and COOKIE_NAME in cookie_header)
+                visit = self.nobody if plain else Visit()
                 if not any(name in cookie_header for name in self.names):
-                    self._remember(name, self.nobody)
-                return self.nobody
+                    self._remember(name, visit)
+                return visit
             judged = self._judged(found, name)
             return judged if judged is not None else await world.beside(self._judge(found, name))
         except Exception as error:  # any engine's
@@ -225,7 +238,11 @@ class Gate:
             kept = [(name, value) for name, value in headers if not self._sets_session(name, value)]
             return [*kept, *self._deletions()]
         added: list[Header] = []
-        if visit.dead and visit.seen is None and not any(self._sets_session(name, value) for name, value in headers):
+        if (
+            visit.dead
+            and visit.seen is None
+            and not any(self._sets_session(name, value) for name, value in headers)
+        ):
             added += self._deletions()
         if exchange is not None:
             signs_in = isinstance(carried, Seen) or (carried is not None and carried.claims is not None)
@@ -241,12 +258,17 @@ class Gate:
         cookies = "; ".join(pair for pair in pairs if pair.partition("=")[2].strip('"'))
         if not cookies:
             return "", None
-        return cookies, await self._session_in(cookies)
+        return cookies, await self._session_in(cookies, saved=True)
 
-    async def _session_in(self, cookies: str) -> Session | Seen | None:
-        """Return what cookies lead to; nothing, if it is neither a user's session nor one to sign in under."""
+    async def _session_in(self, cookies: str, *, saved: bool = False) -> Session | Seen | None:
+        """Return what cookies lead to; nothing, if it is neither a user's session nor one to sign in under.
+
+        Args:
+            cookies: A `Cookie` header.
+            saved: The app has just saved it: what it keeps on the server may be another user's under the same cookie.
+        """
         seen = self._by_cookies.get(cookies)
-        if seen is not None and seen.until > time.time():
+        if seen is not None and seen.until > time.time() and not (saved and seen.is_server_side):
             return seen
         session = await settle(self._config.session.read(cookies))
         return None if session is None or (session.claims is None and session.id is None) else session

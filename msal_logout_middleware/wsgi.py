@@ -78,7 +78,7 @@ class LogoutMiddleware:
         """Call the app, and let nothing of an ended session out."""
         gate = self._gate
         exchange: Exchange | None = None
-        if gate.learns_exchanges and (visit.seen is None or visit.seen.known is None):
+        if gate.may_learn(visit, environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")):
             exchange = self._exchange(environ)
         looks = bool(visit.dead) or exchange is not None
         started = False
@@ -348,7 +348,10 @@ def _request(environ: WSGIEnvironment, body: bytes | None) -> Request:
         for name, value in environ.items()
         if name.startswith("HTTP_")
     ]
-    headers.append(("content-type", environ.get("CONTENT_TYPE", "")))
+    headers += [
+        ("content-type", environ.get("CONTENT_TYPE", "")),
+        ("content-length", environ.get("CONTENT_LENGTH", "")),
+    ]
     return Request(
         method=environ["REQUEST_METHOD"],
         path=_route(environ),
