@@ -50,6 +50,7 @@ class LogoutMiddleware:
         self.logout = logout
         self._gate = logout.gate
         self._paths = logout.paths
+        self._learns = logout.gate.learns_exchanges
         self._visits = logout.gate.visits
         self._upkeep: asyncio.Task[None] | None = None
         self._behind: set[asyncio.Future[Any]] = set()
@@ -87,7 +88,7 @@ class LogoutMiddleware:
             path = _route(path, mount)
         if path in self._paths or (b"state=" in query and self._comes_back(scope, path, mount)):
             await self._ours(scope, receive, send, visit, path)
-        elif visit.plain:
+        elif visit.plain and not (self._learns and visit.seen is None and _may_say(scope["method"], query)):
             await self.app(scope, receive, self._leaving(send, visit))
         elif visit.unsure:
             await _send(pages.unavailable(), send)
@@ -137,7 +138,7 @@ class LogoutMiddleware:
         """Call the app, and let nothing of an ended session out; look once more when the app has returned."""
         gate = self._gate
         exchange: Exchange | None = None
-        if gate.learns_exchanges and (visit.seen is None or visit.seen.known is None):
+        if gate.may_learn(visit, scope["method"], scope.get("query_string", b"").decode("latin-1")):
             exchange, receive = await self._exchange(scope, receive)
         looks = bool(visit.dead) or exchange is not None
 
@@ -317,6 +318,10 @@ class LogoutMiddleware:
         if _is_asyncio():
             self._upkeep = asyncio.get_running_loop().create_task(keep_tidy())
             self._upkeep.add_done_callback(stop)
+
+
+def _may_say(method: str, query: bytes) -> bool:
+    return method == "POST" or b"session_state=" in query
 
 
 def _is_asyncio() -> bool:

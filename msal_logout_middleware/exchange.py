@@ -14,7 +14,7 @@ from .http import Cookie, Header, Request
 from .targets import origin_of
 
 _CARRIED_SECONDS = 60
-_NAME = "msal_logout_exchange"
+COOKIE_NAME = "msal_logout_exchange"
 
 
 class Exchange:
@@ -74,13 +74,13 @@ class Exchange:
 def may_say(config: Configuration, request: Request) -> bool:
     """Tell cheaply whether a request, whose body has not been read, is worth making an `Exchange` of."""
     if request.method == "POST":
-        return request.is_small_form or _NAME in request.cookie_header
-    return "session_state=" in request.query or _NAME in request.cookie_header
+        return request.is_small_form or COOKIE_NAME in request.cookie_header
+    return "session_state=" in request.query or COOKIE_NAME in request.cookie_header
 
 
 def _cookie(config: Configuration) -> Cookie:
     secure = config.post_logout_redirect_uri.startswith("https:")
-    return Cookie(f"__Host-{_NAME}" if secure else _NAME, secure=secure, same_site="Lax")
+    return Cookie(f"__Host-{COOKIE_NAME}" if secure else COOKIE_NAME, secure=secure, same_site="Lax")
 
 
 def _address(path: str, query: str) -> str:
