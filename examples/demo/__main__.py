@@ -10,7 +10,7 @@ import threading
 import warnings
 import webbrowser
 
-from .stage import Stage
+from .stage import WAYS, Stage
 from .walk import walk
 
 
@@ -20,25 +20,36 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--walk", action="store_true", help="without a browser: sign in and out, look, and end"
     )
+    parser.add_argument(
+        "--provider",
+        choices=tuple(WAYS),
+        default="entra",
+        help="what the page's provider is like: entra tells apps by iframes, generic by logout tokens "
+        "(--walk shows both)",
+    )
     parser.add_argument("--no-browser", action="store_true", help="only print the page's URL")
     parser.add_argument("--port", type=int, default=0, help="the page's port; any that is free by default")
     chosen = parser.parse_args(arguments)
 
     # `response_mode="form_post"` comes back by a cross-site POST, without the apps' Lax cookies.
     warnings.filterwarnings("ignore", message="response_mode='form_post' is recommended")
-    with Stage(port=chosen.port) as stage:
-        if chosen.walk:
-            return _walked(stage)
+    if chosen.walk:
+        return _walked()
+    with Stage(chosen.provider, port=chosen.port) as stage:
         _serve(stage, open_browser=not chosen.no_browser)
     return 0
 
 
-def _walked(stage: Stage) -> int:
-    wrong = walk(stage)
+def _walked() -> int:
+    wrong: list[str] = []
+    for flavour, way in WAYS.items():
+        print(f"\n{way.name.capitalize()}")
+        with Stage(flavour) as stage:
+            wrong += walk(stage)
     if wrong:
         print(f"\nFAILED: {wrong[0]}" + (f" (and {len(wrong) - 1} more)" if wrong[1:] else ""))
         return 1
-    print("\nNo session, token or cookie of Alice is left. Bob is untouched.")
+    print("\nEach time, no session and no token of Alice was left at either app. Bob is untouched.")
     return 0
 
 

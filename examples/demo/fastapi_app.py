@@ -8,7 +8,7 @@ from typing import Any
 
 import msal
 import requests
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
@@ -38,14 +38,14 @@ def create_app(registration: Registration, store: SQLiteStore, *, on_event: OnEv
         return msal.ConfidentialClientApplication(
             registration.client_id,
             client_credential=registration.client_secret,
-            authority=registration.authority,
             instance_discovery=False,  # Microsoft does not know the embedded provider
             token_cache=token_cache,
+            **registration.authority,
         )
 
     def page(request: Request, **words: Any) -> Response:
         user = request.session.get("user")
-        return pages.TemplateResponse(request, "app.html", {"app": NAME, "user": user, **words})
+        return pages.TemplateResponse(request, "app.html", {"app": NAME, "user": user, "live": True, **words})
 
     @app.get("/")
     def home(request: Request) -> Response:
@@ -81,11 +81,15 @@ def create_app(registration: Registration, store: SQLiteStore, *, on_event: OnEv
         bearer = {"Authorization": f"Bearer {result['access_token']}"}
         return page(request, answer=requests.get(registration.api_url, headers=bearer, timeout=10).json())
 
+    @app.websocket("/live")
+    async def live(socket: WebSocket) -> None:
+        await socket.accept()
+        async for _ in socket.iter_text():
+            pass
+
     # All that is new in this app, but for `logout.token_cache`, which MSAL is given above.
     logout = Logout(
-        provider=Provider.discover(
-            f"{registration.authority}/v2.0", registration.client_id, verify=registration.ca_file
-        ),
+        provider=Provider.discover(registration.issuer, registration.client_id, verify=registration.ca_file),
         session=ASGISession(app),
         store=store,
         post_logout_redirect_uri=registration.home,

@@ -36,10 +36,10 @@ def create_app(
     )
     auth = Auth(
         app,
-        authority=registration.authority,
         client_id=registration.client_id,
         client_credential=registration.client_secret,
         redirect_uri=registration.redirect_uri,
+        **registration.authority,
     )
 
     @app.get("/")
@@ -58,11 +58,10 @@ def create_app(
         answer = requests.get(registration.api_url, headers=bearer, timeout=10).json()
         return render_template("app.html", app=NAME, user=context["user"], answer=answer)
 
-    # All that is new in this app. Its "Sign out" led to /logout before, too: a view of `identity`.
+    # All that is new in this app. Its "Sign out" led to /logout before, too: a view of `identity`. What is
+    # registered at the provider for sign-outs that start elsewhere is /logout/front-channel, /logout/back-channel.
     logout = Logout(
-        provider=Provider.discover(
-            f"{registration.authority}/v2.0", registration.client_id, verify=registration.ca_file
-        ),
+        provider=Provider.discover(registration.issuer, registration.client_id, verify=registration.ca_file),
         session=FlaskSession(app),
         store=store,
         caches=InSession("_token_cache"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -11,7 +12,8 @@ class Registration:
 
     Args:
         url: The app's own origin.
-        authority: MSAL's `authority`.
+        authority: MSAL's `authority=` for Entra ID, `oidc_authority=` for any other provider.
+        issuer: Where the provider's metadata is.
         client_id: The application (client) id.
         client_secret: The client secret.
         api_url: The protected API that the app calls.
@@ -19,7 +21,8 @@ class Registration:
     """
 
     url: str
-    authority: str
+    authority: Mapping[str, str]
+    issuer: str
     client_id: str
     client_secret: str = field(repr=False)
     api_url: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 import time
 from collections import deque
@@ -11,17 +10,56 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
-from msal_logout_middleware import LogoutEnded, LogoutFailed, LogoutRefused, LogoutStarted
-from msal_logout_middleware.events import Event
+from msal_logout_middleware.events import (
+    Channel,
+    Event,
+    LogoutEnded,
+    LogoutFailed,
+    LogoutRefused,
+    LogoutStarted,
+    SessionRefused,
+    SessionUnknowable,
+    StoreUnreachable,
+)
 from msal_logout_middleware.stores.sqlite import SQLiteStore
-from msal_logout_middleware.testing import EmbeddedProvider
+from msal_logout_middleware.testing import Client, EmbeddedProvider, User
 
 from . import dashboard, fastapi_app, flask_app
 from .registration import Registration
 from .serving import listening, port_of, serving_asgi, serving_wsgi
 from .view import FastAPIView, FlaskView, View
+
+Flavour = Literal["entra", "generic"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a provider tells apps of a sign-out that began elsewhere."""
+
+    provider: str
+    name: str
+    how: str
+
+
+WAYS: dict[Flavour, Way] = {
+    "entra": Way(
+        "Microsoft Entra ID",
+        "front-channel logout",
+        "a hidden iframe in the browser, without a cookie of the app",
+    ),
+    "generic": Way(
+        "any other OpenID provider", "back-channel logout", "a signed logout token, server to server"
+    ),
+}
+BY: dict[Channel, str] = {
+    "rp-initiated": "here",
+    "front-channel": "by the provider's iframe",
+    "back-channel": "by the provider's logout token",
+    "admin": "by a call",
+    "sign-in": "as somebody else has signed in",
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +70,7 @@ class App:
     url: str
     built_on: str
     view: View
+    client: Client
 
     @property
     def home(self) -> str:
@@ -43,10 +82,13 @@ class Stage:
     """A context manager: everything serves between enter and exit.
 
     Args:
+        flavour: The provider: `entra`, or `generic` for any other OpenID provider.
         port: The page's port; 0 for any that is free.
     """
 
-    def __init__(self, *, port: int = 0) -> None:
+    def __init__(self, flavour: Flavour = "entra", *, port: int = 0) -> None:
+        self.way = WAYS[flavour]
+        self._flavour = flavour
         self._port = port
         self._open = ExitStack()
         self.events: deque[dict[str, str]] = deque(maxlen=50)
@@ -61,21 +103,7 @@ class Stage:
             opening.enter_context(self.provider.trusted())
             self.alice = self.provider.add_user("alice@contoso.example")
             self.bob = self.provider.add_user("bob@contoso.example")
-
-            # Two sites, as Chromium sees it: a cookie of one is a third party's at the other.
-            flask_listener, fastapi_listener = listening(), listening()
-            flask = self._registered("demo-flask", f"http://localhost:{port_of(flask_listener)}")
-            fastapi = self._registered("demo-fastapi", f"http://127.0.0.1:{port_of(fastapi_listener)}")
-            flask_view = FlaskView(*_storage(folder / "flask"))
-            fastapi_view = FastAPIView(*_storage(folder / "fastapi"))
-            self.apps = (
-                App("Flask", flask.url, "identity and Flask-Session", flask_view),
-                App("FastAPI", fastapi.url, "MSAL and SessionMiddleware", fastapi_view),
-            )
-            for app in self.apps:
-                opening.callback(app.view.store.close)
-            opening.enter_context(self._serving_flask(flask, flask_view, flask_listener))
-            opening.enter_context(self._serving_fastapi(fastapi, fastapi_view, fastapi_listener))
+            self.apps = (self._flask(folder / "flask", opening), self._fastapi(folder / "fastapi", opening))
             opening.enter_context(serving_asgi(dashboard.create_app(self.state), page))
             self._open = opening.pop_all()
         return self
@@ -85,6 +113,19 @@ class Stage:
     ) -> None:
         self._open.close()
 
+    def tell(self, app: App) -> int:
+        """Have the provider tell one app that Alice's session is over, though there it goes on.
+
+        Returns:
+            The status of the app's answer.
+        """
+        (session,) = self.provider.sessions(self.alice)
+        if self._flavour == "entra":
+            with self.provider.browser() as iframe:  # a browser without cookies
+                return iframe.open(f"{app.client.frontchannel_logout_uri}?sid={session.sid}").status
+        token = self.provider.logout_token(app.client, sid=session.sid, sub=self.alice.sub)
+        return self.provider.post_logout_token(app.client, token).status or 0
+
     def state(self) -> dict[str, Any]:
         """Return what the page shows, as JSON."""
         users = list(self.provider.records.users.values())
@@ -92,6 +133,7 @@ class Stage:
             "apps": [_shown(app, users) for app in self.apps],
             "provider": {
                 "url": self.provider.browser_url,
+                "tells": f"{self.way.how} ({self.way.name})",
                 "users": [
                     {
                         "user": user.username,
@@ -104,56 +146,82 @@ class Stage:
             "events": list(self.events),
         }
 
-    def _registered(self, name: str, url: str) -> Registration:
-        client = self.provider.entra.register(
+    # Two sites, as Chromium sees it: a cookie of one is a third party's at the other, and at the provider.
+
+    def _flask(self, folder: Path, opening: ExitStack) -> App:
+        listener, store = listening(), _store(folder, opening)
+        registration, client = self._register("demo-flask", f"http://localhost:{port_of(listener)}")
+        app = flask_app.create_app(registration, folder, store, on_event=partial(self._note, "Flask"))
+        opening.enter_context(serving_wsgi(app, listener))
+        view = FlaskView(folder, store)
+        return App("Flask", registration.url, "identity and Flask-Session", view, client)
+
+    def _fastapi(self, folder: Path, opening: ExitStack) -> App:
+        listener, store = listening(), _store(folder, opening)
+        registration, client = self._register("demo-fastapi", f"http://127.0.0.1:{port_of(listener)}")
+        app = fastapi_app.create_app(registration, store, on_event=partial(self._note, "FastAPI"))
+        opening.enter_context(serving_asgi(app, listener))
+        view = FastAPIView(folder, store, self._home_account_id)
+        return App("FastAPI", registration.url, "MSAL and SessionMiddleware", view, client)
+
+    def _register(self, name: str, url: str) -> tuple[Registration, Client]:
+        provider, entra = self.provider, self._flavour == "entra"
+        front_channel, back_channel = f"{url}/logout/front-channel", f"{url}/logout/back-channel"
+        client = (provider.entra if entra else provider.generic).register(
             name,
             redirect_uris=[f"{url}/redirect"],
             post_logout_redirect_uris=[f"{url}/"],
+            frontchannel_logout_uri=front_channel if entra else None,
+            backchannel_logout_uri=None if entra else back_channel,
             optional_claims=["sid", "login_hint"],
         )
-        return Registration(
+        oidc = provider.generic.oidc_authority
+        registration = Registration(
             url=url,
-            authority=self.provider.entra.authority,
+            authority={"authority": provider.entra.authority} if entra else {"oidc_authority": oidc},
+            issuer=f"{provider.entra.authority}/v2.0" if entra else oidc,
             client_id=client.client_id,
             client_secret=client.client_secret or "",
-            api_url=self.provider.graph_url,
-            ca_file=self.provider.ca_file,
+            api_url=provider.graph_url,
+            ca_file=provider.ca_file,
         )
+        return registration, client
 
-    def _serving_flask(self, registration: Registration, view: FlaskView, listener: socket.socket) -> Any:
-        app = flask_app.create_app(
-            registration, view.folder, view.store, on_event=partial(self._note, "Flask")
-        )
-        return serving_wsgi(app, listener)
-
-    def _serving_fastapi(self, registration: Registration, view: FastAPIView, listener: socket.socket) -> Any:
-        app = fastapi_app.create_app(registration, view.store, on_event=partial(self._note, "FastAPI"))
-        return serving_asgi(app, listener)
+    def _home_account_id(self, user: User) -> str:
+        return user.home_account_id if self._flavour == "entra" else user.sub
 
     def _note(self, app: str, event: Event) -> None:
         self.events.appendleft({"time": time.strftime("%H:%M:%S"), "app": app, "text": told(event)})
 
 
-def _storage(folder: Path) -> tuple[Path, SQLiteStore]:
+def _store(folder: Path, opening: ExitStack) -> SQLiteStore:
     folder.mkdir()
-    return folder, SQLiteStore(folder / "logout.db")
+    store = SQLiteStore(folder / "logout.db")
+    opening.callback(store.close)
+    return store
 
 
 def told(event: Event) -> str:
     """Return an event in words."""
     match event:
-        case LogoutStarted():
-            return "A sign-out begins."
-        case LogoutEnded(removed=removed):
+        case LogoutStarted(channel=channel):
+            return f"A sign-out begins, {BY[channel]}."
+        case LogoutEnded(channel=channel, removed=removed):
             counts = ", ".join(f"{count} {kind}" for kind, count in removed.items())
-            return f"Signed out; removed {counts or 'nothing: there were no tokens'}."
+            return f"Signed out, {BY[channel]}; removed {counts or 'nothing: there were no tokens'}."
         case LogoutRefused(reason=reason):
             return f"Refused: {reason}."
         case LogoutFailed(left=left):
             return f"Could not be completed; left to do: {', '.join(left)}."
+        case SessionRefused():
+            return "A cookie of a session that has ended was refused."
+        case SessionUnknowable():
+            return "A session cannot be told from other sign-ins: its claims have no iat, nonce or uti."
+        case StoreUnreachable(error=error):
+            return f"The store could not be asked: {error}."
 
 
-def _shown(app: App, users: list[Any]) -> dict[str, Any]:
+def _shown(app: App, users: list[User]) -> dict[str, Any]:
     standing = app.view.standing(users)
     return {
         "name": app.name,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,18 +112,19 @@ class FastAPIView:
     session_store = "None: a signed cookie in each browser"
     token_cache = "In SQLite, one row for each user"
 
-    def __init__(self, folder: Path, store: SQLiteStore) -> None:
+    def __init__(self, folder: Path, store: SQLiteStore, cache_key: Callable[[User], str]) -> None:
         self.folder = folder
         self.store = store
+        self._cache_key = cache_key
 
     def standing(self, users: Collection[User]) -> Standing:
         """Return what stands there now."""
-        rows = [self.store.load(user.home_account_id).data for user in users]
+        rows = [self.store.load(self._cache_key(user)).data for user in users]
         return Standing((), tuple(t for row in rows if row for t in tokens_in(row)), *_marks(self.store))
 
     def kept_for(self, user: User) -> Kept:
         """Return all that is kept for a user."""
-        row = self.store.load(user.home_account_id).data
+        row = self.store.load(self._cache_key(user)).data
         return Kept([], [row] if row else [])
 
 

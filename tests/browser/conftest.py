@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, BrowserContext, Playwright, sync_playwright
 
 from examples.demo.serving import listening, port_of, serving_wsgi
 from tests.browser.sites import FASTAPI_HOST, FLASK_HOST, PROVIDER_HOST, Control
@@ -24,24 +23,27 @@ ARGUMENTS = [
 MODES = {"allowed": 0, "blocked": 1}
 
 
-@pytest.fixture
-def playwright(chromium: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
+@pytest.fixture(scope="module", params=MODES)
+def third_party_cookies(request: pytest.FixtureRequest) -> str:
+    """Whether the browser lets cookies into iframes of other sites."""
+    return request.param
 
+
+@pytest.fixture(scope="module")
+def playwright(chromium: str) -> Iterator[Playwright]:
     with sync_playwright() as playwright:
         yield playwright
 
 
-@pytest.fixture
-def chrome(playwright: Any, chromium: str, third_party_cookies: str, tmp_path: Path) -> Iterator[Any]:
-    """A profile of a person who blocks or allows third-party cookies, by the test's `third_party_cookies`."""
-    profile = tmp_path / "profile"
-    (profile / "Default").mkdir(parents=True)
+@pytest.fixture(scope="module")
+def profile(
+    playwright: Playwright, chromium: str, third_party_cookies: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BrowserContext]:
+    folder = tmp_path_factory.mktemp("profile")
+    (folder / "Default").mkdir()
     settings = {"profile": {"cookie_controls_mode": MODES[third_party_cookies]}}
-    (profile / "Default" / "Preferences").write_text(json.dumps(settings))
-    context = playwright.chromium.launch_persistent_context(
-        profile, executable_path=chromium, args=ARGUMENTS, headless=True
-    )
+    (folder / "Default" / "Preferences").write_text(json.dumps(settings))
+    context = playwright.chromium.launch_persistent_context(folder, executable_path=chromium, args=ARGUMENTS)
     try:
         see_that_it_is_what_it_says(context, third_party_cookies)
         yield context
@@ -50,14 +52,29 @@ def chrome(playwright: Any, chromium: str, third_party_cookies: str, tmp_path: P
 
 
 @pytest.fixture
-def other_chrome(playwright: Any, chromium: str) -> Iterator[Any]:
-    """Somebody else's browser."""
+def chrome(profile: BrowserContext) -> Iterator[BrowserContext]:
+    """The user's browser, with no cookies yet."""
+    yield profile
+    for page in profile.pages[1:]:  # without any, it would end
+        page.close()
+    profile.clear_cookies()
+
+
+@pytest.fixture(scope="module")
+def other_browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
     browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-    yield browser.new_context()
+    yield browser
     browser.close()
 
 
-def see_that_it_is_what_it_says(context: Any, third_party_cookies: str) -> None:
+@pytest.fixture
+def other_chrome(other_browser: Browser) -> Iterator[BrowserContext]:
+    """Somebody else's browser."""
+    with other_browser.new_context() as context:
+        yield context
+
+
+def see_that_it_is_what_it_says(context: BrowserContext, third_party_cookies: str) -> None:
     """Set cookies at two sites, and see what of them reaches their iframes in a page of a third."""
     control, page = Control(), context.new_page()
     socket = listening()

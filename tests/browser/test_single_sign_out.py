@@ -12,7 +12,6 @@ from tests.browser.sites import Site, town
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.filterwarnings("ignore:response_mode='form_post' is recommended:UserWarning"),
-    pytest.mark.parametrize("third_party_cookies", ["blocked", "allowed"]),
 ]
 
 

@@ -73,6 +73,7 @@ function showApp(app) {
 
 function show(state) {
   state.apps.forEach(showApp);
+  document.querySelector("#tells span").textContent = state.provider.tells;
   const provider = document.getElementById("provider");
   fill("provider", provider, provider.querySelector("tbody"), state.provider.users, (users) =>
     users.map((user) => row([user.user, user.sessions, user.refresh_tokens])));

@@ -1,0 +1,8 @@
+// Keeps a WebSocket open. The middleware closes it when the session ends, wherever that was asked for.
+
+const SESSION_ENDED = 1008; // RFC 6455, 7.4.1: a policy is violated
+
+const socket = new WebSocket(`ws://${location.host}/live`);
+socket.onclose = (event) => {
+  if (event.code === SESSION_ENDED) location.replace("/");
+};
