@@ -72,7 +72,8 @@ class Trust:
             return checked
         for keys in sources:
             wait = wait_seconds / len(sources)
-            checked = verify(examined, await keys.find(kid, world, wait_seconds=wait, seen=keys.held(kid)))
+            newer = await keys.find(kid, world, wait_seconds=wait, seen=keys.held(kid))
+            checked = verify(examined, newer) if newer else checked
             if isinstance(checked, LogoutToken):
                 return checked
         return checked if any(keys.are_held for keys in sources) else NO_KEYS

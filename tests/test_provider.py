@@ -1,9 +1,6 @@
 """What is known of the provider, how the rest is discovered, and the URL that signs out there."""
 
 import json
-import ssl
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -12,71 +9,21 @@ import trustme
 from msal_logout_middleware._drive import BlockingWorld, run
 from msal_logout_middleware.provider import CLOUDS, Provider, end_session_url
 
+from .json_server import JsonServer, NobodyWaits
+
 TENANT = "11111111-2222-3333-4444-555555555555"
+OTHER_TENANT = "99999999-aaaa-bbbb-cccc-dddddddddddd"
+CONSUMERS = "9188040d-6c67-4c5b-b112-36a304b66dad"
+METADATA = {"issuer": "https://op.example", "end_session_endpoint": "https://op.example/logout"}
 
 
 def endpoint(provider, claims=None, world=None):
     return run(provider.end_session_endpoint(claims or {}, world or BlockingWorld()))
 
 
-class NobodyWaits(BlockingWorld):
-    """The world of somebody who has no time."""
-
-    def sleep(self, seconds):
-        raise AssertionError("somebody waits")
-
-
-class MetadataServer:
-    """A provider's metadata on loopback; `answer` is what it says."""
-
-    def __init__(self, certificate=None):
-        self.requests = 0
-        self.asked = threading.Semaphore(0)
-        self.may_answer = threading.Event()
-        self.may_answer.set()
-        self.answer = (200, json.dumps({"issuer": "x", "end_session_endpoint": "https://op.example/logout"}))
-        self.headers = {}
-        outer = self
-
-        class Answer(BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.requests += 1
-                outer.asked.release()
-                outer.may_answer.wait(10)
-                status, body = outer.answer
-                self.send_response(status)
-                for name, value in outer.headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            def log_message(self, *args):
-                pass
-
-        class Server(ThreadingHTTPServer):
-            def handle_error(self, request, address):
-                """The client has gone, which some of these tests are about."""
-
-        self._server = Server(("127.0.0.1", 0), Answer)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        if certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            certificate.configure_cert(context)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-            self.url = self.url.replace("http:", "https:")
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-
-    def close(self):
-        self.may_answer.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 @pytest.fixture
 def server():
-    server = MetadataServer()
+    server = JsonServer(METADATA)
     yield server
     server.close()
 
@@ -130,6 +77,13 @@ def test_b2c_on_its_own_domain():
         (lambda: Provider.discover("https://[bad", "app"), "https"),
         (lambda: Provider.from_metadata({"end_session_endpoint": "http://op.example"}, "app"), "https"),
         (lambda: Provider.from_metadata({"end_session_endpoint": 7}, "app"), "https"),
+        (lambda: Provider.from_metadata({"jwks_uri": "http://op.example/keys"}, "app"), "jwks_uri"),
+        (lambda: Provider.from_metadata({"issuer": 7}, "app"), "issuer"),
+        (lambda: Provider.entra(TENANT, "app", tenants=[OTHER_TENANT]), "only one"),
+        (lambda: Provider.entra("consumers", "app", tenants=[OTHER_TENANT]), "only one"),
+        (lambda: Provider.entra("common", "app", tenants=OTHER_TENANT), "list of tenant ids"),
+        (lambda: Provider.entra("common", "app", tenants=[]), "list of tenant ids"),
+        (lambda: Provider.discover("https://op.example", "app", tenants=["contoso"]), "list of tenant ids"),
     ],
 )
 def test_mistake_is_told_at_construction(make, message):
@@ -153,18 +107,15 @@ def test_metadata_may_be_named_by_its_own_url(server):
     "answer",
     [
         (500, "{}"),
-        (302, "{}"),
-        (200, "not json"),
-        (200, "[]"),
-        (200, "[" * 100_000),
         (200, json.dumps({"end_session_endpoint": "http://evil.example/"})),
         (200, json.dumps({"end_session_endpoint": ["https://evil.example/"]})),
-        (200, " " * 300_000 + "{}"),
+        (200, json.dumps({"jwks_uri": "http://evil.example/"})),
+        (200, json.dumps({"jwks_uri": 7})),
+        (200, json.dumps({"issuer": ["https://op.example"]})),
     ],
 )
 def test_bad_metadata_is_as_good_as_none_and_not_asked_for_again_at_once(server, answer, caplog):
     server.answer = answer
-    server.headers = {"Location": "https://evil.example/"}
     provider = Provider.discover(server.url, "app")
     assert endpoint(provider) is None
     assert endpoint(provider) is None
@@ -182,25 +133,16 @@ def test_bad_metadata_is_as_good_as_none_and_not_asked_for_again_at_once(server,
     ],
 )
 def test_endpoint_that_browsers_may_read_otherwise_is_refused(server, url):
-    server.answer = (200, json.dumps({"end_session_endpoint": url}))
+    server.says({"end_session_endpoint": url})
     assert endpoint(Provider.discover(server.url, "app")) is None
     with pytest.raises(ValueError, match="https"):
         Provider.from_metadata({"end_session_endpoint": url}, "app")
 
 
-def test_metadata_is_taken_from_nowhere_else(server):
-    elsewhere = MetadataServer()
-    server.answer = (302, "")
-    server.headers = {"Location": elsewhere.url}
-    assert endpoint(Provider.discover(server.url, "app")) is None
-    elsewhere.close()
-    assert elsewhere.requests == 0
-
-
 def test_metadata_is_taken_from_a_server_with_a_trusted_certificate_only(tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    server = MetadataServer(authority.issue_cert("127.0.0.1"))
+    server = JsonServer(METADATA, authority.issue_cert("127.0.0.1"))
     assert endpoint(Provider.discover(server.url, "app")) is None
     assert server.requests == 0
     trusting = Provider.discover(server.url, "app", verify=str(tmp_path / "ca.pem"))
@@ -210,63 +152,235 @@ def test_metadata_is_taken_from_a_server_with_a_trusted_certificate_only(tmp_pat
 
 def test_provider_that_does_not_answer_is_not_waited_for_longer_than_asked(server):
     server.may_answer.clear()
-    assert endpoint(Provider.discover(server.url, "app", timeout_seconds=0.05)) is None
+    provider = Provider.discover(server.url, "app", timeout_seconds=0.05)
+    assert endpoint(provider) is None
+    assert endpoint(provider, world=NobodyWaits()) is None
     assert not server.may_answer.is_set()
 
 
-def test_while_it_is_fetched_anew_everybody_goes_on_with_what_is_known(server):
-    provider = Provider.discover(server.url, "app", timeout_seconds=10)
-    assert endpoint(provider)
-    assert server.asked.acquire(timeout=30)
-    provider.endpoints[""].fetch._clock = lambda: 1e12
-    server.may_answer.clear()
-    assert endpoint(provider, world=NobodyWaits()) == "https://op.example/logout"
-    assert server.asked.acquire(timeout=30)
-    assert endpoint(provider, world=NobodyWaits()) == "https://op.example/logout"
-    assert server.requests == 2
-
-
 def test_metadata_without_an_end_session_endpoint_is_said(server):
-    server.answer = (200, json.dumps({"issuer": "x"}))
+    server.says({"issuer": "x"})
     assert endpoint(Provider.discover(server.url, "app")) is None
 
 
-def test_stale_metadata_serves_while_the_provider_is_away(server):
+ISSUED = {
+    "tenant": (
+        Provider.entra(TENANT, "app"),
+        f"https://login.microsoftonline.com/{TENANT}/v2.0",
+        TENANT,
+        True,
+    ),
+    "capitals": (
+        Provider.entra(TENANT.upper(), "app"),
+        f"https://login.microsoftonline.com/{TENANT}/v2.0",
+        None,
+        True,
+    ),
+    "other tenant": (
+        Provider.entra(TENANT, "app"),
+        f"https://login.microsoftonline.com/{OTHER_TENANT}/v2.0",
+        OTHER_TENANT,
+        False,
+    ),
+    "v1": (Provider.entra(TENANT, "app"), f"https://sts.windows.net/{TENANT}/", TENANT, False),
+    "slash": (
+        Provider.entra(TENANT, "app"),
+        f"https://login.microsoftonline.com/{TENANT}/v2.0/",
+        TENANT,
+        False,
+    ),
+    "government": (
+        Provider.entra(TENANT, "app", cloud="us-government"),
+        f"https://login.microsoftonline.us/{TENANT}/v2.0",
+        TENANT,
+        True,
+    ),
+    "other cloud": (
+        Provider.entra(TENANT, "app", cloud="us-government"),
+        f"https://login.microsoftonline.com/{TENANT}/v2.0",
+        TENANT,
+        False,
+    ),
+    "common": (
+        Provider.entra("common", "app"),
+        f"https://login.microsoftonline.com/{TENANT}/v2.0",
+        TENANT,
+        True,
+    ),
+    "common, tid in iss": (
+        Provider.entra("common", "app"),
+        f"https://login.microsoftonline.com/{TENANT}/v2.0",
+        None,
+        True,
+    ),
+    "common, another's tid": (
+        Provider.entra("common", "app"),
+        f"https://login.microsoftonline.com/{TENANT}/v2.0",
+        OTHER_TENANT,
+        False,
+    ),
+    "common, tid is no id": (
+        Provider.entra("common", "app"),
+        "https://login.microsoftonline.com/common/v2.0",
+        "common",
+        False,
+    ),
+    "the template itself": (
+        Provider.entra("common", "app"),
+        "https://login.microsoftonline.com/{tenantid}/v2.0",
+        "{tenantid}",
+        False,
+    ),
+    "allowed tenant": (
+        Provider.entra("organizations", "app", tenants=[TENANT.upper()]),
+        f"https://login.microsoftonline.com/{TENANT}/v2.0",
+        TENANT,
+        True,
+    ),
+    "tenant not allowed": (
+        Provider.entra("organizations", "app", tenants=[TENANT]),
+        f"https://login.microsoftonline.com/{OTHER_TENANT}/v2.0",
+        OTHER_TENANT,
+        False,
+    ),
+    "domain": (
+        Provider.entra("contoso.onmicrosoft.com", "app"),
+        f"https://login.microsoftonline.com/{TENANT}/v2.0",
+        TENANT,
+        True,
+    ),
+    "consumers": (
+        Provider.entra("consumers", "app"),
+        f"https://login.microsoftonline.com/{CONSUMERS}/v2.0",
+        CONSUMERS,
+        True,
+    ),
+    "consumers, another tenant": (
+        Provider.entra("consumers", "app"),
+        f"https://login.microsoftonline.com/{TENANT}/v2.0",
+        TENANT,
+        False,
+    ),
+    "External ID": (
+        Provider.entra(TENANT, "app", cloud="contoso.ciamlogin.com"),
+        f"https://{TENANT}.ciamlogin.com/{TENANT}/v2.0",
+        TENANT,
+        True,
+    ),
+    "External ID by its domain": (
+        Provider.entra("contoso.onmicrosoft.com", "app", cloud="contoso.ciamlogin.com"),
+        f"https://{TENANT}.ciamlogin.com/{TENANT}/v2.0",
+        TENANT,
+        True,
+    ),
+    "External ID, two tenants": (
+        Provider.entra("contoso.onmicrosoft.com", "app", cloud="contoso.ciamlogin.com"),
+        f"https://{OTHER_TENANT}.ciamlogin.com/{TENANT}/v2.0",
+        TENANT,
+        False,
+    ),
+    "a domain of its own": (
+        Provider.entra(TENANT, "app", cloud="login.contoso.com"),
+        "https://evil.example",
+        None,
+        None,
+    ),
+    "B2C": (Provider.b2c("contoso", "B2C_1_signin", "app"), "https://evil.example", None, None),
+    "not discovered yet": (Provider.discover("https://op.example", "app"), "https://op.example", None, None),
+    "known metadata": (Provider.from_metadata(METADATA, "app"), "https://op.example", None, True),
+    "known metadata, another": (Provider.from_metadata(METADATA, "app"), "https://op.example/", None, False),
+    "metadata without an issuer": (Provider.from_metadata({}, "app"), "https://op.example", None, None),
+}
+
+
+@pytest.mark.parametrize(("provider", "iss", "tid", "issued"), ISSUED.values(), ids=ISSUED)
+def test_issuer_is_told_without_network(provider, iss, tid, issued):
+    assert provider.issued(iss, tid) is issued
+
+
+def test_issuer_is_told_once_it_was_discovered(server):
     provider = Provider.discover(server.url, "app")
     assert endpoint(provider)
-    fetch = provider.endpoints[""].fetch
-    fetch._clock = lambda: 1e12
-    server.answer = (500, "")
-    assert endpoint(provider) == "https://op.example/logout"
-    assert server.asked.acquire(timeout=30)
-    assert server.asked.acquire(timeout=30)
-    assert server.requests == 2
+    assert provider.issued("https://op.example") is True
+    assert provider.issued("https://evil.example") is False
 
 
-def test_provider_that_never_answers_keeps_nobody_waiting_for_longer_than_the_timeout(server):
-    server.may_answer.clear()
-    provider = Provider.discover(server.url, "app", timeout_seconds=0.01)
+def test_allowed_tenants_narrow_a_discovered_template(server):
+    server.says({"issuer": "https://op.example/{tenantid}/v2.0"})
+    provider = Provider.discover(server.url, "app", tenants=[TENANT])
     assert endpoint(provider) is None
-    assert endpoint(provider, world=NobodyWaits()) is None
-    assert server.requests == 1
+    assert provider.issued(f"https://op.example/{TENANT}/v2.0", TENANT) is True
+    assert provider.issued(f"https://op.example/{OTHER_TENANT}/v2.0", OTHER_TENANT) is False
 
 
-def test_of_many_threads_one_fetches(server):
+def test_all_hosts_of_the_cloud_may_frame_the_front_channel():
+    assert Provider.entra("common", "app").origins() == (
+        "https://login.microsoftonline.com",
+        "https://login.microsoft.com",
+        "https://login.windows.net",
+        "https://login.live.com",
+    )
+    assert Provider.discover("https://login.windows.net/common/v2.0", "app").origins()[0:2] == (
+        "https://login.windows.net",
+        "https://login.microsoftonline.com",
+    )
+    government = Provider.entra(TENANT, "app", cloud="us-government").origins()
+    assert "https://login.microsoftonline.us" in government
+    assert "https://login.microsoftonline.com" not in government
+
+
+def test_external_id_frames_from_its_two_hosts():
+    assert Provider.entra(TENANT, "app", cloud="contoso.ciamlogin.com").origins() == (
+        "https://contoso.ciamlogin.com",
+        f"https://{TENANT}.ciamlogin.com",
+    )
+
+
+def test_origins_are_those_of_the_providers_pages(server):
     provider = Provider.discover(server.url, "app")
-    barrier = threading.Barrier(8)
-    found = []
+    assert provider.origins() == (server.url,)
+    assert server.requests == 0
+    server.says(
+        {
+            "issuer": "https://op.example/realm",
+            "authorization_endpoint": "https://LOGIN.op.example:443/authorize",
+            "end_session_endpoint": "https://out.op.example/logout",
+            "jwks_uri": "https://keys.op.example/",
+        }
+    )
+    assert endpoint(provider)
+    assert set(provider.origins()) == {
+        "https://op.example",
+        "https://login.op.example",
+        "https://out.op.example",
+        server.url,
+    }
 
-    def ask():
-        barrier.wait()
-        found.append(endpoint(provider))
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == ["https://op.example/logout"] * 8
-    assert server.requests == 1
+def test_b2c_frames_from_its_host():
+    assert Provider.b2c("contoso", "B2C_1_signin", "app").origins() == ("https://contoso.b2clogin.com",)
+
+
+def test_issuer_that_is_no_url_has_no_origin():
+    assert Provider.from_metadata({"issuer": "x"}, "app").origins() == ()
+
+
+@pytest.mark.parametrize(
+    ("provider", "is_sid"),
+    [
+        (Provider.entra(TENANT, "app"), True),
+        (Provider.discover(f"https://login.microsoftonline.us/{TENANT}/v2.0", "app"), True),
+        (Provider.discover(f"https://contoso.ciamlogin.com/{TENANT}/v2.0", "app"), True),
+        (Provider.discover("https://login.microsoftonline.com.evil.example/", "app"), False),
+        (Provider.discover("https://op.example", "app"), False),
+        (Provider.discover("https://op.example", "app", session_state_is_sid=True), True),
+        (Provider.from_metadata({}, "app"), False),
+        (Provider.from_metadata({}, "app", session_state_is_sid=True), True),
+        (Provider.b2c("contoso", "B2C_1_signin", "app"), False),
+    ],
+)
+def test_session_state_is_the_sid_at_entra_only(provider, is_sid):
+    assert provider.session_state_is_sid is is_sid
 
 
 def test_url_keeps_a_query_and_encodes_values():
