@@ -57,7 +57,10 @@ async def run_beside_loop(flow: Coroutine[Any, Any, T]) -> T:
         return await value
 
     def hop(value: Awaitable[Any]) -> Any:
-        return anyio.from_thread.run(wait, value)
+        try:
+            return anyio.from_thread.run(wait, value)
+        finally:
+            _close_unbegun(value)
 
     def drive() -> T:
         token = _hop.set(hop)
@@ -69,8 +72,13 @@ async def run_beside_loop(flow: Coroutine[Any, Any, T]) -> T:
     try:
         return await anyio.to_thread.run_sync(drive)
     finally:
-        if inspect.getcoroutinestate(flow) == inspect.CORO_CREATED:
-            flow.close()  # the loop was closed before a thread took it
+        _close_unbegun(flow)
+
+
+def _close_unbegun(value: Awaitable[Any]) -> None:
+    """Close a coroutine that nobody has begun with, since the loop was closed before."""
+    if inspect.iscoroutine(value) and inspect.getcoroutinestate(value) == inspect.CORO_CREATED:
+        value.close()
 
 
 class World(Protocol):

@@ -221,3 +221,32 @@ def test_flow_that_is_cancelled_before_a_thread_takes_it_is_closed() -> None:
         return inspect.getcoroutinestate(taken)
 
     assert asyncio.run(story()) == inspect.CORO_CLOSED
+
+
+def test_what_a_thread_sends_to_a_loop_that_is_gone_is_closed() -> None:
+    begun, gone, told = threading.Event(), threading.Event(), threading.Event()
+    parts: list[Flow] = []
+
+    def part() -> Flow:
+        begun.set()
+        gone.wait()
+        parts.append(suspends())
+        return parts[0]
+
+    async def goes_on() -> None:
+        try:
+            await settle(part())
+        except RuntimeError:
+            told.set()
+
+    async def story() -> None:
+        task = asyncio.ensure_future(run_beside_loop(goes_on()))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(story())
+    gone.set()
+    assert told.wait(20)
+    assert inspect.getcoroutinestate(parts[0]) == inspect.CORO_CLOSED
