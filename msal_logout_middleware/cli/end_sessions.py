@@ -71,7 +71,7 @@ async def end_sessions(logout: Logout, named: Named, *, dry_run: bool) -> Result
         dry_run: Count only.
 
     Raises:
-        CommandError: It is not said whose sessions, or they cannot be reached from outside the app.
+        CommandError: They cannot be reached from outside the app.
     """
     if isinstance(logout.configuration.store, MemoryStore):
         raise CommandError(
@@ -86,8 +86,6 @@ async def end_sessions(logout: Logout, named: Named, *, dry_run: bool) -> Result
         if dry_run:
             return Result(True, await logout.acount_sessions(**named), {}, ())
         ended = await logout.aend_sessions(**named)
-    except ValueError as error:  # of the arguments
-        raise CommandError(str(error)) from error
     except StoreError as error:
         raise CommandError(str(error), exit_code=1) from error
     except Exception as error:  # an engine's own, which may quote what it is connected with

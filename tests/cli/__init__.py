@@ -43,6 +43,21 @@ logout = Logout(
 )
 app.add_middleware(LogoutMiddleware, logout=logout)
 """
+ASYNCHRONOUS = """
+def asynchronous(name):
+    async def method(self, *args, **kwargs):
+        return getattr(self.store, name)(*args, **kwargs)
+
+    return method
+
+class Store:
+    def __init__(self, path):
+        self.store = SQLiteStore(path)
+        self.path, self.generation = self.store.path, self.store.generation
+
+for name in "load replace add join get find end take finish marks_since open_rows close".split():
+    setattr(Store, name, asynchronous(name))
+"""
 
 
 def msal_logout(folder, *arguments, given=None, **environment):

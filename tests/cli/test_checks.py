@@ -137,17 +137,17 @@ def levels(findings):
 
 
 def test_store_that_works_is_fine_and_keeps_nothing_of_the_check(tmp_path):
-    class Watched(SQLiteStore):
-        written = set()
+    written = set()
 
+    class Watched(SQLiteStore):
         def replace(self, key, expected, data):
-            self.written.add(key)
+            written.add(key)
             return super().replace(key, expected, data)
 
     store = Watched(tmp_path / "logout.db")
     store.open_rows()
     assert levels(run(check_store(store))) == {"store-mount": "ok", "store-access": "ok", "journal": "ok"}
-    (key,) = store.written
+    (key,) = written
     assert store.load(key).data is None
     store.close()
 

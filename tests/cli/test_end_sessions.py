@@ -5,7 +5,7 @@ import os
 import pytest
 
 from msal_logout_middleware import Logout, LogoutError, Provider, SQLiteStore
-from tests.cli import FLASK, SECRET, STARLETTE, as_json, msal_logout
+from tests.cli import ASYNCHRONOUS, FLASK, SECRET, STARLETTE, as_json, msal_logout
 from tests.tokens import cache_of, claims_of
 
 ALICE = claims_of("alice", sid="sid-of-alice")
@@ -71,6 +71,16 @@ def test_sessions_end_and_their_tokens_go_and_nobody_elses(shop, logout, who, so
     assert logout.count_sessions(sid=BOB["sid"]) == 1
     assert tokens_of(logout, ALICE) is None
     assert tokens_of(logout, BOB) is not None
+
+
+@pytest.mark.parametrize("mode", [[], ["--dry-run"]], ids=["", "dry run"])
+def test_asynchronous_store_is_asked_in_an_event_loop(shop, logout, mode):
+    imports, app, rest = STARLETTE.partition("app = Starlette()")
+    source = imports + ASYNCHRONOUS + app + rest.replace('SQLiteStore("logout.db")', 'Store("logout.db")')
+    (shop / "shop.py").write_text(source)
+    ran = msal_logout(shop, "end-sessions", "shop:app", *WHO["sid"], *mode, "--json")
+    assert (ran.returncode, as_json(ran)["sessions"]) == (0, 2)
+    assert logout.count_sessions(sid=ALICE["sid"]) == (2 if mode else 0)
 
 
 def test_result_is_told_in_sentences(shop, logout):
