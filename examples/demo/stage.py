@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections import deque
@@ -96,6 +97,9 @@ class Stage:
     def __enter__(self) -> Stage:
         with ExitStack() as opening:
             folder = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="logout-demo-")))
+            opening.callback(
+                gc.collect
+            )  # the upkeep of the apps' sign-outs ends with them, before their folder
             page = listening(self._port)
             opening.callback(page.close)
             self.url = f"http://localhost:{port_of(page)}/"
