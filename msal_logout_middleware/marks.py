@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from itertools import islice, takewhile
 
 from .stores import Marks
+
+_FORGOTTEN_AT_ONCE = 5000
 
 
 class HeldMarks:
@@ -46,9 +49,13 @@ class HeldMarks:
         return same
 
     def forget(self, now: float) -> None:
-        """Forget the marks whose time is over: the sessions that they ended have expired as well."""
-        for handle in [handle for handle, at in list(self._expires_at.items()) if at <= now]:
-            self._expires_at.pop(handle, None)
+        """Forget marks whose time is over: the sessions that they ended have expired as well.
+
+        A bounded number of them, the oldest first, so that an event loop is not held.
+        """
+        oldest = islice(self._expires_at.items(), _FORGOTTEN_AT_ONCE)
+        for handle in [handle for handle, _ in takewhile(lambda mark: mark[1] <= now, oldest)]:
+            del self._expires_at[handle]
 
 
 class Unmarked:
