@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from msal_logout_middleware import asgi, wsgi
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from tests.sites import KINDS, Site
 from tests.stories.conftest import alice, bob, tell
@@ -50,3 +51,10 @@ def sites_store(request, tmp_path):
     yield give
     for store in stores:
         store.close()
+
+
+@pytest.fixture
+def nobody_else_tidies(monkeypatch):
+    """The middlewares' own rounds would come in between."""
+    monkeypatch.setattr(asgi.LogoutMiddleware, "_start_upkeep", lambda self: None)
+    monkeypatch.setattr(wsgi._Upkeep, "start", lambda self: None)

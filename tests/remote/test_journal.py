@@ -38,13 +38,6 @@ class Dies(Faulty):
         return dies
 
 
-@pytest.fixture
-def nobody_else_tidies(monkeypatch):
-    """The middlewares' own rounds would come in between."""
-    monkeypatch.setattr(asgi.LogoutMiddleware, "_start_upkeep", lambda self: None)
-    monkeypatch.setattr(wsgi._Upkeep, "start", lambda self: None)
-
-
 @pytest.fixture(params=["memory", "sqlite"])
 def store_and_clock(request, tmp_path, nobody_else_tidies):
     now = [time.time()]
