@@ -106,7 +106,7 @@ NOT_USED: dict[str, object] = {
     "a little too small": small_key(2047),
     "a secret": {"kty": "oct", "k": base64.urlsafe_b64encode(b"k" * 32).decode(), "kid": "k"},
     "a secret for a public algorithm": {"kty": "oct", "k": "a2tr", "alg": "RS256", "kid": "k"},
-    "its private half is published": {**PRIVATE, "kid": "k"},
+    "its private half is published": {**PRIVATE, "kid": "k", "key_ops": ["verify"]},
     "another algorithm's": {**KEY.jwk, "alg": "ES256"},
     "an algorithm of secrets": {**KEY.jwk, "alg": "HS256"},
     "the algorithm none": {**KEY.jwk, "alg": "none"},
@@ -188,9 +188,12 @@ def test_key_set_without_a_usable_key_does_not_replace_what_is_held(
 # How they are had.
 
 
-def test_held_keys_are_answered_without_waiting(server: JsonServer, trust: Trust, by: Issuing) -> None:
+def test_held_keys_are_answered_without_waiting(
+    server: JsonServer, trust: Trust, by: Issuing, clock: Clock
+) -> None:
     assert isinstance(read(trust, good(by)), LogoutToken)
     for _ in range(3):
+        clock.now += 1
         assert isinstance(read(trust, good(by), NobodyWaits()), LogoutToken)
         assert read(trust, by_key(stranger)(by), NobodyWaits()) == BAD_SIGNATURE
         assert read(trust, with_header(alg="ES256")(by), NobodyWaits()) == NO_KEY
