@@ -49,9 +49,11 @@ class LogoutMiddleware:
         self.app = app
         self.logout = logout
         self._gate = logout.gate
-        self._paths = logout.paths
-        self._learns = logout.gate.learns_exchanges
+        self._nobody = logout.gate.nobody
         self._visits = logout.gate.visits
+        self._generation = logout.gate.generation
+        self._learns = logout.gate.learns_exchanges
+        self._paths = logout.paths
         self._upkeep: asyncio.Task[None] | None = None
         self._behind: set[asyncio.Future[Any]] = set()
 
@@ -68,14 +70,14 @@ class LogoutMiddleware:
             return
         if self._upkeep is None:
             self._start_upkeep()
-        visit, cookie_header = self._gate.nobody, None
+        visit, cookie_header = self._nobody, None
         for name, value in scope.get("headers", ()):
             if name == b"cookie":
                 cookie_header = value if cookie_header is None else cookie_header + b"; " + value
         if cookie_header is not None:
             remembered = self._visits.get(cookie_header)
             if remembered is None or (
-                remembered.seen is not None and remembered.seen.lives_at != self._gate.generation()
+                remembered.seen is not None and remembered.seen.lives_at != self._generation()
             ):
                 visit = await self._admit(cookie_header)
             else:
@@ -86,9 +88,13 @@ class LogoutMiddleware:
         path, query = scope["path"], scope.get("query_string", b"")
         if mount := scope.get("root_path", ""):
             path = _route(path, mount)
-        if path in self._paths or (b"state=" in query and self._comes_back(scope, path, mount)):
+        if path in self._paths or (query and b"state=" in query and self._comes_back(scope, path, mount)):
             await self._ours(scope, receive, send, visit, path)
-        elif visit.plain and not (self._learns and visit.seen is None and _may_say(scope["method"], query)):
+        elif visit.plain and not (
+            self._learns
+            and visit.seen is None
+            and (scope["method"] == "POST" or (query and b"session_state=" in query))
+        ):
             await self.app(scope, receive, self._leaving(send, visit))
         elif visit.unsure:
             await _send(pages.unavailable(), send)
@@ -121,16 +127,24 @@ class LogoutMiddleware:
 
     def _leaving(self, send: Send, visit: Visit) -> Send:
         """Return a `send` that looks at the headers of the app's answer."""
-        generation, names, seen = self._gate.generation, self._names, visit.seen
+        seen = visit.seen
 
-        async def leave(message: Message) -> None:
-            nonlocal send
-            if message["type"] == "http.response.start" and (
-                (seen is not None and seen.lives_at != generation()) or _sets_cookie(message, names)
-            ):
+        # No coroutine function: most messages need none but the server's own.
+        def leave(message: Message) -> Awaitable[None]:
+            if message["type"] != "http.response.start":
+                return send(message)
+            looks = seen is not None and seen.lives_at != self._generation()
+            for name, value in message.get("headers", ()):
+                if len(name) == 10 and name.lower() == b"set-cookie" and value.startswith(self._names):
+                    looks = True
+            if not looks:
+                return send(message)
+
+            async def look(message: Message) -> None:
+                nonlocal send
                 send = await self._leave(message, visit, None, send)
-            else:
-                await send(message)
+
+            return look(message)
 
         return leave
 
@@ -318,10 +332,6 @@ class LogoutMiddleware:
         if _is_asyncio():
             self._upkeep = asyncio.get_running_loop().create_task(keep_tidy())
             self._upkeep.add_done_callback(stop)
-
-
-def _may_say(method: str, query: bytes) -> bool:
-    return method == "POST" or b"session_state=" in query
 
 
 def _is_asyncio() -> bool:
