@@ -392,7 +392,7 @@ def _is_endpoint(url: Any) -> bool:
         return False
     return (
         bool(host)
-        and "@" not in parts.netloc
+        and all(c.isalnum() or c in "-_.:[]" for c in parts.netloc)  # it may stand in a header
         and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
     )
 

@@ -177,7 +177,7 @@ def import_without(extras: set[str], modules: list[str]) -> None:
     assert imported.returncode == 0, imported.stderr
 
 
-ALL_EXTRAS = set().union(*EXTRAS.values()) - CORE - {"jwt"}  # PyJWT comes with MSAL
+ALL_EXTRAS = set().union(*EXTRAS.values()) - CORE
 
 
 def test_whatever_needs_no_extra_is_imported_without_any() -> None:

@@ -130,6 +130,9 @@ def test_bad_metadata_is_as_good_as_none_and_not_asked_for_again_at_once(server,
         "https://op.example/a b",
         "https://op.example/\n",
         "https://öp.example",
+        "https://me@op.example",
+        "https://op.example;script-src",
+        "https://op.example,*",
     ],
 )
 def test_endpoint_that_browsers_may_read_otherwise_is_refused(server, url):
@@ -171,8 +174,8 @@ ISSUED = {
         True,
     ),
     "capitals": (
-        Provider.entra(TENANT.upper(), "app"),
-        f"https://login.microsoftonline.com/{TENANT}/v2.0",
+        Provider.entra(OTHER_TENANT.upper(), "app"),
+        f"https://login.microsoftonline.com/{OTHER_TENANT}/v2.0",
         None,
         True,
     ),
@@ -232,9 +235,9 @@ ISSUED = {
         False,
     ),
     "allowed tenant": (
-        Provider.entra("organizations", "app", tenants=[TENANT.upper()]),
-        f"https://login.microsoftonline.com/{TENANT}/v2.0",
-        TENANT,
+        Provider.entra("organizations", "app", tenants=[OTHER_TENANT.upper()]),
+        f"https://login.microsoftonline.com/{OTHER_TENANT}/v2.0",
+        OTHER_TENANT,
         True,
     ),
     "tenant not allowed": (

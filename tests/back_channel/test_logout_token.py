@@ -8,7 +8,8 @@ from typing import Any
 
 import jwt
 import pytest
-from hypothesis import given
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msal_logout_middleware._drive import BlockingWorld, run
@@ -184,7 +185,7 @@ def test_token_of_the_greatest_length_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "algorithm", ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"]
+    "algorithm", ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 )
 def test_every_algorithm_that_is_configured_verifies(algorithm: str) -> None:
     private, jwk = key_for(algorithm)
@@ -197,15 +198,16 @@ def test_every_algorithm_that_is_configured_verifies(algorithm: str) -> None:
     assert forged == Refusal("the signature is not the provider's")
 
 
-def key_for(algorithm: str) -> tuple[Any, dict[str, Any]]:
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+CURVES = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
 
+
+def key_for(algorithm: str) -> tuple[Any, dict[str, Any]]:
     kty, crv = ALGORITHMS[algorithm]
     private: Any
     if kty == "RSA":
         private = rsa.generate_private_key(65537, 2048)
     elif kty == "EC":
-        private = ec.generate_private_key({"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1()}[str(crv)])
+        private = ec.generate_private_key(CURVES[str(crv)])
     else:
         private = ed25519.Ed25519PrivateKey.generate()
     public = jwt.get_algorithm_by_name(algorithm).to_jwk(private.public_key(), as_dict=True)
@@ -247,6 +249,7 @@ def test_token_without_kid_is_tried_with_a_bounded_number_of_keys() -> None:
     assert len(tried) == 8
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_arbitrary_bytes_are_refused_and_raise_nothing(token: bytes) -> None:
     assert isinstance(read(token), Refusal)
@@ -260,6 +263,7 @@ JSON = st.recursive(
 CLAIM = st.sampled_from(sorted({*BY.claims(), "nonce", "azp", "nbf", "tid"}))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(CLAIM, JSON, min_size=1, max_size=3))
 def test_arbitrary_claims_raise_nothing_and_say_only_what_may_be_said(claims: dict[str, Any]) -> None:
     payload = json.dumps({**BY.claims(), **claims})
@@ -272,6 +276,7 @@ def test_arbitrary_claims_raise_nothing_and_say_only_what_may_be_said(claims: di
         assert "nonce" not in claims
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit", "jku", "jwk", "b64"]), JSON, min_size=1))
 def test_arbitrary_headers_raise_nothing(header: dict[str, Any]) -> None:
     read(BY.signed(json.dumps({**BY.header(), **header}), dumps(BY.claims())))
@@ -280,6 +285,7 @@ def test_arbitrary_headers_raise_nothing(header: dict[str, Any]) -> None:
 SIGNED = good(BY)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(SIGNED) - 1), st.integers(0, 255))
 def test_token_with_any_byte_changed_is_refused(position: int, byte: int) -> None:
     changed = SIGNED[:position] + bytes([byte]) + SIGNED[position + 1 :]
