@@ -128,6 +128,7 @@ def test_bad_metadata_is_as_good_as_none_and_not_asked_for_again_at_once(server,
     [
         "https://evil.example\\.op.example",
         "https://op.example/a b",
+        "https://op.example/a\\b",
         "https://op.example/\n",
         "https://öp.example",
         "https://me@op.example",

@@ -427,6 +427,46 @@ def test_keys_move_with_the_metadata(server: JsonServer, by: Issuing) -> None:
     moved.close()
 
 
+def test_each_user_flow_brings_its_own_keys(server: JsonServer, by: Issuing) -> None:
+    other = signing.SigningKeys()
+    flows = {"b2c_1_in": server, "b2c_1_edit": JsonServer(other.jwks)}
+    provider = Provider.b2c("contoso", list(flows), CLIENT_ID)
+    at_b2c = "https://contoso.b2clogin.com/contoso.onmicrosoft.com"
+    servers = [flows["b2c_1_edit"]]
+    for flow, keys_server in flows.items():
+        metadata = JsonServer({"issuer": ISS, "jwks_uri": keys_server.url})
+        servers.append(metadata)
+        rest = provider.endpoints[flow].rest
+        assert rest is not None
+        assert rest.url == f"{at_b2c}/{flow}/v2.0/.well-known/openid-configuration"
+        rest.url = metadata.url
+    trust = trusted(provider)
+    assert trust is not None
+    assert isinstance(read(trust, good(by)), LogoutToken)
+    assert isinstance(read(trust, good(Issuing(other, NOW))), LogoutToken)
+    assert provider.issued(ISS) is True
+    logout = run(provider.end_session_endpoint({"tfp": "b2c_1_edit"}, NobodyWaits()))
+    assert logout == f"{at_b2c}/b2c_1_edit/oauth2/v2.0/logout"
+    for one in servers:
+        one.close()
+
+
+def test_user_flow_whose_metadata_cannot_be_had_does_not_hide_the_others(
+    server: JsonServer, by: Issuing
+) -> None:
+    provider = Provider.b2c("contoso", ["b2c_1_in", "b2c_1_edit"], CLIENT_ID)
+    metadata = JsonServer({"issuer": ISS, "jwks_uri": server.url})
+    for flow, url in {"b2c_1_in": "http://127.0.0.1:1", "b2c_1_edit": metadata.url}.items():
+        rest = provider.endpoints[flow].rest
+        assert rest is not None
+        rest.url = url
+    trust = trusted(provider)
+    assert trust is not None
+    assert isinstance(read(trust, good(by)), LogoutToken)
+    assert provider.issued("https://other.example") is None
+    metadata.close()
+
+
 @pytest.mark.parametrize(
     "metadata", [{}, {"issuer": ISS}, {"jwks_uri": "https://op.example/keys"}, {"issuer": ""}]
 )
