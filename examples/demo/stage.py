@@ -48,7 +48,7 @@ WAYS: dict[Flavour, Way] = {
     "entra": Way(
         "Microsoft Entra ID",
         "front-channel logout",
-        "a hidden iframe in the browser, without a cookie of the app",
+        "a hidden iframe, without a cookie of the app",
     ),
     "generic": Way(
         "any other OpenID provider", "back-channel logout", "a signed logout token, server to server"

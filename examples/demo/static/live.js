@@ -6,3 +6,5 @@ const socket = new WebSocket(`ws://${location.host}/live`);
 socket.onclose = (event) => {
   if (event.code === SESSION_ENDED) location.replace("/");
 };
+// While the page is on its way to the provider, to sign out, nothing may lead elsewhere.
+addEventListener("beforeunload", () => { socket.onclose = null; });
