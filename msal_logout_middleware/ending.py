@@ -74,6 +74,11 @@ class Work:
         return next((session.handles[0][:12] for session in self.sessions if session.handles), "")
 
     @property
+    def count(self) -> int:
+        """How many sessions that is; one of several handles is one."""
+        return len({session.group or session.handles for session in self.sessions})
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
         return not self.sessions and not self.user
@@ -222,7 +227,7 @@ async def finish(config: Configuration, outcome: Outcome, steps: Steps) -> Outco
         await config.tell(LogoutFailed(work.channel, work.short, outcome.left))
     elif not work.is_empty:
         removed = dict(outcome.removed.counts)
-        await config.tell(LogoutEnded(work.channel, work.short, len(work.sessions), removed))
+        await config.tell(LogoutEnded(work.channel, work.short, work.count, removed))
     return outcome
 
 
@@ -253,7 +258,8 @@ async def _clear(
     removed = Removed({})
     cleared: set[tuple[object, ...]] = set()
     for ended in work.sessions:
-        session, held, readable = ended, contents, True
+        # The contents are those of the session that was known before others were found.
+        session, held, readable = ended, contents if ended is work.sessions[0] else None, True
         if held is None and read and session.session_id is not None:
             found = await steps.do("read", partial(_read, config, session))
             session, held = found or (session, None)
@@ -326,7 +332,7 @@ def _with_found(config: Configuration, work: Work, found: Iterable[bytes], row: 
         if session is None:
             logger.error("a session's record was sealed with a secret that is not configured any more")
         else:
-            sessions.setdefault(session.handles, session)
+            sessions[session.handles] = session
     return replace(work, sessions=tuple(sessions.values()), row=row or work.row)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Channel = Literal["rp-initiated", "front-channel", "back-channel", "admin", "sign-in"]
+Channel = Literal["rp-initiated", "front-channel", "back-channel", "admin", "sign-in", "first-sight"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,8 @@ class LogoutStarted:
     """A sign-out was accepted and begins.
 
     Args:
-        channel: How it started; `sign-in`: by another user's sign-in in the same session.
+        channel: How it started; `sign-in`: by another user's sign-in in the same session; `first-sight`: a session that
+            nobody knew turned out to have ended.
         session: The start of the first session's handle; empty if there is none.
     """
 
@@ -60,7 +61,7 @@ class LogoutFailed:
     Args:
         channel: How it started.
         session: The start of the first session's handle; empty if there is none.
-        left: What is left to do: `read`, `mark`, `session`, `accounts`, `journal`.
+        left: What is left to do: `find`, `read`, `mark`, `session`, `accounts`, `journal`.
     """
 
     channel: Channel

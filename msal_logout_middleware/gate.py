@@ -29,7 +29,7 @@ from .events import LogoutFailed, SessionRefused, SessionUnknowable, StoreUnreac
 from .exchange import COOKIE_NAME, Exchange
 from .http import Header, Response
 from .marks import HeldMarks
-from .records import KnownSession, handles, key
+from .records import KnownSession, handles, opened, sign_in
 from .session import Session
 from .stores import SessionRecord
 
@@ -125,7 +125,7 @@ class Gate:
         self._told_unknowable = False
         self.learns_exchanges = config.provider.session_state_is_sid
         self.nobody = Visit(plain=True)
-        config.unmarked.on_add = self._forget
+        config.unmarked.on_add = self._doubt
 
     @cached_property
     def minds_return(self) -> bool:
@@ -172,7 +172,11 @@ class Gate:
                     self._remember(name, visit)
                 return visit
             judged = self._judged(found, name)
-            return judged if judged is not None else await world.beside(self._judge(found, name))
+            return (
+                judged
+                if judged is not None
+                else await world.beside(self._judge(found, name, cookie_header, world))
+            )
         except Exception as error:  # any engine's
             await world.beside(self._unsure(error))
             return Visit(unsure=True)
@@ -189,12 +193,12 @@ class Gate:
         seen.lives_at = generation
         return self._found(name, cookies, seen)
 
-    async def _judge(self, found: Found, name: str | bytes) -> Visit:
+    async def _judge(self, found: Found, name: str | bytes, cookie_header: str, world: World) -> Visit:
         dead: list[str] = []
         visit = self.nobody
         generation = await self._renew()
         for cookies, what in found:
-            seen = what if isinstance(what, Seen) else await self._recognise(what)
+            seen = what if isinstance(what, Seen) else await self._recognise(what, world)
             if self._has_ended(seen):
                 await self._config.tell(SessionRefused(seen.short, during=False))
                 dead.append(cookies)
@@ -202,7 +206,12 @@ class Gate:
                 seen.lives_at = generation
                 # Of several sessions each has to be looked at each time.
                 visit = self._found(name if len(found) == 1 else None, cookies, seen)
-        return replace(visit, dead=tuple(dead), plain=False) if dead else visit
+        if not dead:
+            return visit
+        if visit.seen is None:  # what else would sign the user in again goes as well
+            for cookie in self._config.delete_cookies:
+                dead += session_cookies(cookie_header, (cookie.name,))
+        return replace(visit, dead=tuple(dead), plain=False)
 
     # An answer leaves
 
@@ -238,12 +247,8 @@ class Gate:
             kept = [(name, value) for name, value in headers if not self._sets_session(name, value)]
             return [*kept, *self._deletions()]
         added: list[Header] = []
-        if (
-            visit.dead
-            and visit.seen is None
-            and not any(self._sets_session(name, value) for name, value in headers)
-        ):
-            added += self._deletions()
+        if visit.dead and visit.seen is None:
+            added += self._deletions(unless_set=headers)
         if exchange is not None:
             signs_in = isinstance(carried, Seen) or (carried is not None and carried.claims is not None)
             location = next((value for name, value in headers if name.lower() == "location"), None)
@@ -384,20 +389,24 @@ class Gate:
             cookie.is_set_by(value) for cookie in self._config.session.cookies
         )
 
-    def _deletions(self) -> tuple[Header, ...]:
-        return tuple(cookie.delete() for cookie in self._config.session.cookies)
+    def _deletions(self, unless_set: Sequence[Header] = ()) -> list[Header]:
+        """Return what deletes the session's cookies, and those that the user named, unless the app sets them anew."""
+        set_cookies = [value for name, value in unless_set if name.lower() == "set-cookie"]
+        if any(self._sets_session("set-cookie", value) for value in set_cookies):
+            return []
+        return list(self._config.deletion_headers())
 
     def _recalled(self, session: Session) -> Seen | None:
-        """Return what is known of a session by its handle, if its user is still the one who was."""
+        """Return what is known of a session by its handle, if it is still the sign-in that it was."""
         names = handles(self._config.seal, session)
         if session.claims is None:
             return Seen(names, None)
         seen = self._by_handle.get(names[0]) if names else None
         if seen is None or seen.known is None or session.id is None:
             return seen  # a handle of claims stands for these very claims
-        return seen if set(self._config.known(session).keys) <= set(seen.known.keys) else None
+        return seen if seen.known.sign_in == sign_in(self._config.seal, session) else None
 
-    async def _recognise(self, session: Session) -> Seen:
+    async def _recognise(self, session: Session, world: World) -> Seen:
         """Return what is known of a session that a request bears; the index records it at first sight."""
         if (seen := self._recalled(session)) is not None:
             return seen
@@ -407,17 +416,25 @@ class Gate:
         if self._marks.has(known.handles):
             return Seen(known.handles, known, ended=True)
         store = self._config.store
-        record = await self._record_of(known)
+        record = await self._record_of(known.handles)
+        old = None if record is None else opened(self._config.seal, record.data)
         group = secrets.token_hex(16) if record is None else record.session
         if record is None:
             lives = await settle(store.add(self._new_record(known, group), sign_in=False))
+            if (
+                not lives
+            ):  # it ended by its sid or sub before anybody knew it: now it is known what is left of it
+                await end_sessions(self._config, Work("first-sight", (known,)), Steps(self._config, world))
         elif set(known.keys) <= set(record.keys):
             lives = True
-        elif self._is_same_user(known, record):  # signed in again, and the answer did not show it
-            lives = await settle(store.join(self._new_record(known, group)))
-        else:  # another has signed in under the same id, and the answer did not show it
+        elif (
+            old is not None and old.user != known.user
+        ):  # who signed in since, and the answer did not show it
             group = secrets.token_hex(16)
             lives = await settle(store.add(self._new_record(known, group), sign_in=True))
+            await self._replaced(old, known, world)
+        else:
+            lives = await settle(store.join(self._new_record(known, group)))
         seen = self._put_by_handle(Seen(known.handles, known, group, ended=not lives))
         if record is not None:
             seen.until = min(seen.until, record.expires_at)
@@ -429,21 +446,28 @@ class Gate:
         if not known.handles:
             return await self._unknowable(known)
         store = self._config.store
-        before = visit.seen
-        group = secrets.token_hex(16)
-        if before is None or before.known is None or before.group is None:
-            lives = await settle(store.add(self._new_record(known, group), sign_in=True))
-        elif before.known.user == known.user:
-            group = before.group
+        before, group = await self._before(visit, known)
+        if before is not None and group is not None and before.user == known.user:
             lives = await settle(store.join(self._new_record(known, group)))
         else:
-            record = await self._record_of(known)
-            if record is not None and set(known.keys) <= set(record.keys):
-                group, lives = record.session, True  # another worker has seen that sign-in
-            else:
-                lives = await settle(store.add(self._new_record(known, group), sign_in=True))
-                await self._replaced(before.known, known, world)
+            group = secrets.token_hex(16)
+            lives = await settle(store.add(self._new_record(known, group), sign_in=True))
+            if before is not None and before.user != known.user:
+                await self._replaced(before, known, world)
         return self._put_by_handle(Seen(known.handles, known, group, ended=not lives))
+
+    async def _before(self, visit: Visit, known: KnownSession) -> tuple[KnownSession | None, str | None]:
+        """Return who was signed in before an answer, and the group of that session."""
+        seen = visit.seen
+        if seen is None or seen.known is None:
+            return None, None
+        if known.session_id is not None:
+            # Another worker may have seen another sign-in under the same cookie: the index knows better than memory.
+            for names in dict.fromkeys((known.handles, seen.handles)):
+                record = await self._record_of(names)
+                if record is not None:
+                    return opened(self._config.seal, record.data), record.session
+        return seen.known, seen.group
 
     async def _replaced(self, old: KnownSession, new: KnownSession, world: World) -> None:
         """End the session of a user in whose place another has signed in."""
@@ -476,16 +500,12 @@ class Gate:
             await self._config.tell(SessionUnknowable())
         return Seen((), known)
 
-    async def _record_of(self, known: KnownSession) -> SessionRecord | None:
-        for handle in known.handles:
+    async def _record_of(self, names: tuple[str, ...]) -> SessionRecord | None:
+        for handle in names:
             record = await settle(self._config.store.get(handle))
             if record is not None:
                 return record
         return None
-
-    def _is_same_user(self, known: KnownSession, record: SessionRecord) -> bool:
-        iss, sub = known.user
-        return bool(set(key(self._config.seal, iss=iss, sub=sub)) & set(record.keys))
 
     def _new_record(self, known: KnownSession, group: str) -> SessionRecord:
         expires_at = time.time() + self._config.session_lifetime_seconds
@@ -510,11 +530,17 @@ class Gate:
         if len(name) <= _LONGEST_REMEMBERED:
             _put(self.visits, name, visit)
 
-    def _forget(self) -> None:
-        for seen in list(self._by_handle.values()):
+    def _doubt(self) -> None:
+        """Have every session looked at again."""
+        for seen in [*self._by_handle.values(), *self._by_cookies.values()]:
             seen.lives_at = _NO_GENERATION
-        for memory in (self.visits, self._by_cookies, self._by_handle):
-            memory.clear()
+        self.visits.clear()
+
+    def _forget(self) -> None:
+        """Have every session looked up again."""
+        self._doubt()
+        self._by_cookies.clear()
+        self._by_handle.clear()
 
 
 def _put(memory: dict[K, T], key: K, value: T) -> None:

@@ -29,6 +29,8 @@ class KnownSession:
         cache_key: The key of its token cache; `None` where there is none, or the claims lead to none.
         keys: What the session index finds it by.
         issued_at: The ID token's `iat`, in seconds since 1970; 0 if it has none.
+        sign_in: A hash of all claims: where a server-side session has others, somebody has signed in anew.
+        group: What the session index groups the session's handles by, if it is from there.
     """
 
     session_id: str | None = field(repr=False)
@@ -37,6 +39,8 @@ class KnownSession:
     cache_key: str | None = field(default=None, repr=False)
     keys: tuple[str, ...] = ()
     issued_at: float = 0.0
+    sign_in: str = ""
+    group: str | None = None
 
     @property
     def user(self) -> tuple[Any, Any]:
@@ -50,12 +54,19 @@ class KnownSession:
             "handles": self.handles,
             "claims": dict(self.claims),
             "key": self.cache_key,
+            "group": self.group,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> KnownSession:
         """Return what `as_json` made the value of."""
-        return cls(value["id"], tuple(value["handles"]), value["claims"], value["key"])
+        return cls(
+            session_id=value["id"],
+            handles=tuple(value["handles"]),
+            claims=value["claims"],
+            cache_key=value["key"],
+            group=value["group"],
+        )
 
     def record(self, seal: Seal, *, session: str, expires_at: float) -> SessionRecord:
         """Return the record of the session's first handle.
@@ -65,7 +76,7 @@ class KnownSession:
             session: Groups the handles of the session.
             expires_at: When the session's lifetime is over, in seconds since 1970.
         """
-        data = seal.seal("record", self.as_json())
+        data = seal.seal("record", self.as_json() | {"group": session})
         return SessionRecord(self.handles[0], session, self.keys, self.issued_at, data, expires_at)
 
 
@@ -94,6 +105,7 @@ def known_session(
             for key in keys(seal, claims | {"sid": one}, is_ours=is_ours)
         ),
         issued_at=float(issued_at) if isinstance(issued_at, (int, float)) else 0.0,
+        sign_in=sign_in(seal, session),
     )
 
 
@@ -114,6 +126,11 @@ def handles(seal: Seal, session: Session) -> tuple[str, ...]:
     if not any(claims.get(name) for name in _UNIQUE_CLAIMS):
         return ()
     return seal.hashes("claims", plain_claims(claims))
+
+
+def sign_in(seal: Seal, session: Session) -> str:
+    """Return a hash of all claims in a session."""
+    return seal.hashes("claims", plain_claims(session.claims))[0]
 
 
 def keys(seal: Seal, claims: Claims, *, is_ours: bool = False) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ async def end(
 async def end_by_administrator(config: Configuration, sought: Sought, steps: Steps) -> EndedSessions:
     """End the sessions that an administrator, or the app's own code, names."""
     outcome = await end(config, sought, steps, channel="admin", before=time.time() + _AHEAD_SECONDS)
-    return EndedSessions(len(outcome.work.sessions), outcome.removed.counts, outcome.left)
+    return EndedSessions(outcome.work.count, outcome.removed.counts, outcome.left)
 
 
 async def count(config: Configuration, sought: Sought) -> int:

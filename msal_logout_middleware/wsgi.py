@@ -25,7 +25,7 @@ _WORLD = BlockingWorld()
 
 
 class LogoutMiddleware:
-    """Signs users of a WSGI app out.
+    """Signs users of a WSGI app out, and refuses their ended sessions.
 
     Args:
         app: The app to wrap, with its sessions inside: this middleware is the outermost.
