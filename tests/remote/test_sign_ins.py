@@ -156,6 +156,7 @@ class TestGoingOn:
         site.front_channel(sid="a-session")
 
         assert "sub-of-bob" in repr(records[ann_s])
+        assert site.user(browser) == "sub-of-bob"
         assert site.cache(bobs)
 
 
@@ -213,6 +214,7 @@ class TestSessionsThatCannotBeToldApart:
             assert site.cache(claims) is None
         site.front_channel(sid="a-session")
         assert site.user(site.sign_in(claims)) == "sub-of-ann"
+        assert site.user(site.sign_in(claims | {"sub": "sub-of-bob"})) == "sub-of-bob"
         assert len([event for event in site.events if isinstance(event, SessionUnknowable)]) == 1
 
     def test_server_side_sessions_are_told_apart_by_their_id(self, server_side_site):
@@ -239,8 +241,8 @@ class RealBrowser:
         self.jar = CookieJar(third_party_cookies=False)
         self.requests = []
 
-    def request(self, method, path, *, form=None, initiator=None):
-        while True:
+    def request(self, method, path, *, form=None, initiator=None, hops=5):
+        for hop in range(6):
             url = f"http://localhost{path}"
             headers = {"cookie": self.jar.header(url, method=method, initiator=initiator)}
             self.requests.append((method, path, headers["cookie"]))
@@ -250,9 +252,10 @@ class RealBrowser:
             answer = self.site.door.call(method, path, {n: v for n, v in headers.items() if v}, body)
             for value in answer.all("set-cookie"):
                 self.jar.store(url, value)
-            if not 300 <= answer.status < 400:
+            if not 300 <= answer.status < 400 or hop == hops:
                 return answer
             method, form, path = "GET", None, urljoin(url, answer.location).removeprefix("http://localhost")
+        raise AssertionError("redirected too often")
 
     def user(self):
         return (json.loads(self.request("GET", "/me").body)["user"] or {}).get("sub")
@@ -325,6 +328,18 @@ class TestSessionState:
     def test_crafted_link_changes_nothing_of_a_victim_who_signs_in_later(self, site, browser, mode):
         site.redirects_forms = True
         self.comes_back(browser, mode, code="no code", session_state="the attacker's session")
+
+        self.comes_back(browser, "query", session_state=None)
+
+        assert browser.user() == "sub-of-ann"
+        site.front_channel(sid="the attacker's session")
+        assert browser.user() == "sub-of-ann"
+
+    def test_exchange_that_was_led_elsewhere_is_not_carried_into_a_sign_in(self, site, browser):
+        """The attacker's page closes the window before the redirect's target is loaded."""
+        answer = dict(self.ANSWER) | {"code": "no code", "session_state": "the attacker's session"}
+        browser.request("GET", f"/callback?{urlencode(answer)}", initiator="https://evil.example/", hops=0)
+        assert browser.jar.value("msal_logout_exchange", "http://localhost/")
 
         self.comes_back(browser, "query", session_state=None)
 
