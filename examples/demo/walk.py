@@ -94,6 +94,10 @@ class _Walk:
         visits, calls = len(browser.history), len(stage.provider.backchannel_calls)
         page = browser.click("Sign out")
         self._tell_visits(browser, visits)
+        for call in stage.provider.backchannel_calls[calls:]:
+            self._say(
+                f"    POST {call.client.backchannel_logout_uri} -> {call.status}, from the provider itself"
+            )
 
         self._say(f"    The {here.name} app, where she signed out")
         self._check(here, page.url == here.home, "the provider has sent the browser back to the app")

@@ -64,6 +64,7 @@ def test_walk_in_a_fresh_home_leaves_nothing_and_says_each_step(tmp_path):
     assert facts["the provider asked nobody: the sid is the same"] == 2
     framed = [line.split() for line in lines if line.endswith(", in an iframe, without a cookie")]
     assert [words[2:4] for words in framed] == [["->", "200,"]] * 2
+    assert sum(line.endswith("/logout/back-channel -> 200, from the provider itself") for line in lines) == 2
     assert "[WRONG]" not in ran.stdout
     assert list(tmp_path.iterdir()) == []
 
