@@ -57,8 +57,7 @@ def test_tokens_of_whoever_was_replaced_go_and_nobody_elses(server_side_site):
 @pytest.mark.parametrize("kind", KINDS)
 def test_session_that_nobody_knew_when_it_ended_leaves_nothing_when_it_is_met(kind):
     before = Site(kind, KINDS[kind])
-    app, _, _ = before.make_app(before)
-    site = Site(kind, lambda site: before.make_app(before)).build()
+    site = Site(kind, lambda _: before.make_app(before)).build()
     anns = signing_in("ann")
     ann = site.browser()
     ann.site = type(site.door)(site.app)  # before the middleware was there
