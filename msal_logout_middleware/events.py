@@ -47,7 +47,7 @@ class LogoutRefused:
 
     Args:
         channel: How it arrived.
-        reason: Why, for the log; never an answer to the caller.
+        reason: Why. Back-channel logout tells the provider the same; nobody else is told.
     """
 
     channel: Channel

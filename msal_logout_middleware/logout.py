@@ -58,19 +58,20 @@ class Logout:
         front_channel_without_sid: End the session of the request's cookie if the provider's page sends no `sid`.
         back_channel_path: The path of the provider's back-channel logout; `None`: there is none.
         logout_token_rules: What a logout token must be beyond what the specification says.
-        other_sessions: What becomes of a user's other sessions at this app when they sign out in one of them.
+        other_sessions: What becomes of a user's other sessions when they sign out in this app, in one of them.
         close_websockets: Close the open WebSockets of a session that has ended.
         close_streams: Cut off the answers of a session that has ended while they are streamed.
         methods: The methods that sign out: `GET`, `POST` or both.
         app_view: The app has a logout view of its own on `logout_path`, which is called and answers.
         id_token_hint: Send the cached ID token to the provider, which Azure AD B2C may require.
         max_url_length: In characters; above it hints are dropped, or posted by a form.
-        delete_cookies: More cookies to delete on logout, such as `remember_token`.
+        delete_cookies: More cookies that sign the user in, such as `remember_token`; they go with the session's.
         clear_site_data: What `Clear-Site-Data` asks the browser to forget.
         on_store_error: What a sign-out that could not be completed is answered with: a page that says so, or
             the redirect all the same.
         retry_seconds: How long one sign-out may retry what fails.
-        session_lifetime_seconds: The longest that a session of the app lives; ended marks are kept for as long.
+        session_lifetime_seconds: The longest that a session of the app lives; its record and its ended mark are kept
+            for as long.
         on_event: Is called with every event.
 
     Raises:
