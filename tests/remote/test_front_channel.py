@@ -309,6 +309,16 @@ class TestAnswer:
         assert site.browser().get(f"{path}?sid=a-session", site="cross-site").status == 404
         assert is_untouched(site, ann, claims)
 
+    @pytest.mark.parametrize("path", [PATH, f"/app{PATH}"], ids=["path without", "path with"])
+    def test_path_is_below_the_mount(self, either_door, path):
+        """A server may leave the mount in the path (ASGI allows both), and WSGI never does."""
+        site = either_door.build()
+        ann = site.sign_in(signing_in("ann"))
+        mount = {"root_path": "/app"} if site.is_asgi else {"SCRIPT_NAME": "/app"}
+        path = path if site.is_asgi else PATH
+        assert is_inert(site.door.call("GET", f"{path}?sid=a-session", {}, b"", **mount))
+        assert site.user(ann) is None
+
     def test_path_can_be_chosen(self, either_door):
         site = either_door.build(front_channel_path="/bye")
         ann = site.sign_in(signing_in("ann"))

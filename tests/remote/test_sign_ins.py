@@ -140,6 +140,24 @@ class TestGoingOn:
         assert site.user(browser) == "sub-of-bob"
         assert site.cache(bobs)
 
+    def test_third_user_signs_in_where_another_worker_saw_the_second(self, server_side_site):
+        """Under one session id; this worker remembers the first, who went long ago."""
+        site = server_side_site.build()
+        _, other = site.worker()
+        here = site.sign_in(signing_in("ann"))
+        assert site.user(here) == "sub-of-ann"
+        here.site = other
+        site.sign_in(bobs := signing_in("bob", "bob's"), browser=here)
+        here.site = site.door
+        site.sign_in(carols := signing_in("carol", "carol's"), browser=here)
+        assert site.user(here) == "sub-of-carol"
+        assert site.cache(bobs) is None
+        site.front_channel(sid="bob's")
+        assert site.user(here) == "sub-of-carol"
+        assert site.cache(carols)
+        site.front_channel(sid="carol's")
+        assert site.user(here) is None
+
     def test_user_who_took_the_session_over_unseen_is_left_alone(self, server_side_site):
         """The record was changed without an answer that shows it; ending reads it once more."""
         site = server_side_site.build()
@@ -186,6 +204,16 @@ class TestFirstSight:
         site.logout.end_sessions(iss=ISS, **sought)
         assert site.user(ann) is None
         assert site.user(site.sign_in(signing_in("ann"))) == "sub-of-ann"
+
+    def test_what_is_met_of_a_session_that_ended_before_it_was_seen_is_cleared(self, from_before):
+        """Nobody knew of its record or its tokens when it was ended by its `sid`."""
+        site, ann = from_before
+        site.logout.end_sessions(iss=ISS, sid="a-session")
+        site.keep_tokens(claims := claims_of("ann"))
+        assert site.user(ann) is None
+        assert site.cache(claims) is None
+        if site.is_server_side:
+            assert "sub-of-ann" not in repr(dict(site.records))
 
     def test_session_of_somebody_else_is_not(self, from_before):
         site, ann = from_before
