@@ -4,17 +4,23 @@
    process of its own where warnings are errors. `await` may stand outside a function.
 2. The page may use the names in `GIVEN` without defining them. `__name__` is not `"__main__"`.
 3. A block that cannot run here is only compiled, if the line above it says why: `<!-- not run: the reason -->`.
+4. What people look up is there: each argument of `Logout`, each line of the log.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+import msal_logout_middleware
+from msal_logout_middleware import Event, Logout
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -134,3 +140,53 @@ def test_failure_is_reported_at_the_line_of_the_page(tmp_path: Path) -> None:
 def test_warning_in_a_block_is_an_error(tmp_path: Path) -> None:
     page = "```python\nimport warnings\nwarnings.warn('old', DeprecationWarning)\n```\n"
     assert "DeprecationWarning" in run_page("example.md", page, tmp_path).stderr
+
+
+def first_column(page: str, *, after: str = "", column: int = 1) -> str:
+    """What a page's tables say in one column, from a heading on."""
+    text = (
+        (ROOT / "docs" / page).read_text().partition(after)[2]
+        if after
+        else (ROOT / "docs" / page).read_text()
+    )
+    return "\n".join(line.split("|")[column] for line in text.splitlines() if line.startswith("|"))
+
+
+@pytest.mark.parametrize("argument", inspect.signature(Logout).parameters)
+def test_each_argument_of_logout_is_on_the_configuration_page(argument: str) -> None:
+    assert f"`{argument}`" in first_column("configuration.md")
+
+
+def logged() -> set[str]:
+    """What the package writes into its log, with `...` for what is filled in."""
+    found: set[str] = set()
+    package = Path(msal_logout_middleware.__file__).parent
+    for path in [path for path in package.rglob("*.py") if "testing" not in path.parts]:
+        tree = ast.parse(path.read_text())
+        constants = {
+            target.id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            if getattr(node.func.value, "id", "").lstrip("_") != "logger" or not node.args:
+                continue
+            text = node.args[1 if node.func.attr == "log" else 0]
+            message = text.value if isinstance(text, ast.Constant) else constants[ast.unparse(text)]
+            found.add(re.sub("%[sd]", "...", str(message)))
+    return found
+
+
+def test_each_line_of_the_log_is_on_the_troubleshooting_page() -> None:
+    begins = re.findall(
+        "`([^`]+)`", first_column("troubleshooting.md", after="## What the log says", column=2)
+    )
+    told = {message for message in logged() if not message.startswith("...")}  # which begins with a name
+    assert len(told) > 10
+    untold = {message for message in told if not message.startswith(tuple(begins))}
+    assert not untold
+    assert {f"{event.__name__}(" for event in get_args(Event)} <= set(begins)
