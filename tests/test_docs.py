@@ -142,19 +142,16 @@ def test_warning_in_a_block_is_an_error(tmp_path: Path) -> None:
     assert "DeprecationWarning" in run_page("example.md", page, tmp_path).stderr
 
 
-def first_column(page: str, *, after: str = "", column: int = 1) -> str:
-    """What a page's tables say in one column, from a heading on."""
-    text = (
-        (ROOT / "docs" / page).read_text().partition(after)[2]
-        if after
-        else (ROOT / "docs" / page).read_text()
-    )
-    return "\n".join(line.split("|")[column] for line in text.splitlines() if line.startswith("|"))
+def column_of(page: str, *, heading: str = "", number: int = 1) -> str:
+    """What the tables of a page say in one column, from a heading on."""
+    text = (ROOT / "docs" / page).read_text()
+    lines = text[text.index(heading) :].splitlines()
+    return "\n".join(line.split("|")[number] for line in lines if line.startswith("|"))
 
 
 @pytest.mark.parametrize("argument", inspect.signature(Logout).parameters)
 def test_each_argument_of_logout_is_on_the_configuration_page(argument: str) -> None:
-    assert f"`{argument}`" in first_column("configuration.md")
+    assert f"`{argument}`" in column_of("configuration.md")
 
 
 def logged() -> set[str]:
@@ -182,9 +179,8 @@ def logged() -> set[str]:
 
 
 def test_each_line_of_the_log_is_on_the_troubleshooting_page() -> None:
-    begins = re.findall(
-        "`([^`]+)`", first_column("troubleshooting.md", after="## What the log says", column=2)
-    )
+    page = column_of("troubleshooting.md", heading="## What the log says", number=2)
+    begins = re.findall("`([^`]+)`", page)
     told = {message for message in logged() if not message.startswith("...")}  # which begins with a name
     assert len(told) > 10
     untold = {message for message in told if not message.startswith(tuple(begins))}
