@@ -276,6 +276,9 @@ class Gate:
         if seen is not None and seen.until > time.time() and not (saved and seen.is_server_side):
             return seen
         session = await settle(self._config.session.read(cookies))
+        if session is None and getattr(self._config.session, "server_side", True):
+            # Some frameworks start the next session under an id that leads nowhere: it must not be one that has ended.
+            return Session(cookies.partition("=")[2], None, {})
         return None if session is None or (session.claims is None and session.id is None) else session
 
     def _is_known(self, visit: Visit, cookies: str, carried: Session | Seen | None) -> bool:

@@ -54,6 +54,15 @@ def test_tokens_of_whoever_was_replaced_go_and_nobody_elses(server_side_site):
     assert not site.cache(bobs)
 
 
+def test_next_sign_in_works_at_once_at_a_worker_that_never_met_the_dead_cookie(server_side_site):
+    site = server_side_site.build()
+    _, other = site.worker()
+    ann = site.sign_in(signing_in("ann"))
+    assert end(site, iss=ISS, sub="sub-of-ann").sessions == 1
+    site.sign_in(signing_in("ann"), browser=at(other, ann))
+    assert whose(ann.get("/me")) == "sub-of-ann"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_session_that_nobody_knew_when_it_ended_leaves_nothing_when_it_is_met(kind):
     before = Site(kind, KINDS[kind])
