@@ -360,8 +360,9 @@ def _insert(db: sqlite3.Connection, new: SessionRecord) -> None:
 
 def _has_ended(db: sqlite3.Connection, record: SessionRecord, now: float) -> bool:
     found = db.execute(
+        # With `(kind, value) IN`, SQLite would read all marks that have not expired.
         """SELECT 1 FROM marks WHERE expires_at > ?
-            AND (kind, value) IN (VALUES ('handle', ?), ('session', ?))""",
+            AND ((kind = 'handle' AND value = ?) OR (kind = 'session' AND value = ?))""",
         (now, record.handle, record.session),
     )
     return found.fetchone() is not None

@@ -483,6 +483,28 @@ def test_ending_takes_as_many_steps_among_ten_thousand_sessions_as_among_a_hundr
     assert steps[0] == steps[1] > 100
 
 
+def test_recording_a_session_takes_as_many_steps_among_ten_thousand_marks_as_among_a_hundred(
+    tmp_path: Path,
+) -> None:
+    steps = []
+    for marks in (100, 10_000):
+        with contextlib.closing(SQLiteStore(tmp_path / f"{marks}.db")) as store:
+            store.end(Ending(handles=tuple(f"ended {number}" for number in range(marks)), expires_at=9e9))
+            taken = [0]
+
+            def step(taken: list[int] = taken) -> int:
+                taken[0] += 1
+                return 0
+
+            connection = store._database._idle[0].sqlite
+            connection.set_progress_handler(step, 1)  # each instruction of SQLite's machine
+            assert store.add(SessionRecord("h", "s", ("k",), 1.0, b"sealed", 9e9), sign_in=False)
+            assert store.join(SessionRecord("i", "s", ("k",), 1.0, b"sealed", 9e9))
+            connection.set_progress_handler(None, 0)
+            steps += taken
+    assert steps[0] == steps[1] > 100
+
+
 def test_ten_thousand_sessions_of_one_user_end_in_one_operation(store: SQLiteStore) -> None:
     fill(store, 10_000)
     store.add(SessionRecord("other", "other", ("sub",), 1.0, b"", 9e9), sign_in=True)
