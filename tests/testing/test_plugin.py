@@ -11,7 +11,7 @@ from msal_logout_middleware import testing
 
 WITHOUT_THE_EXTRA = """
 import sys
-for name in ("jwt", "starlette", "trustme", "uvicorn"):
+for name in ("starlette", "trustme", "uvicorn"):
     sys.modules[name] = None
 import pytest
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", sys.argv[1], sys.argv[1]]))
