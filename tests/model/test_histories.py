@@ -464,13 +464,6 @@ def refreshed(claims: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def loops():
-    loops = Loops()
-    yield loops
-    loops.close()
-
-
 FEW = [("memory", 60), ("sqlite", 15)]
 MANY = [
     pytest.param("memory", 2000, marks=pytest.mark.soak),
