@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from msal_logout_middleware import Logout, Provider, asgi, upkeep, wsgi
 from msal_logout_middleware.grants import decode
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
+from msal_logout_middleware.stores import Ended, Ending
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from tests.races.token_endpoint import Endpoint, User, jwt, silent
 
@@ -63,7 +66,8 @@ class Setting:
         return cls(**json.loads(os.environ["LOAD"]))
 
     def store(self) -> SQLiteStore:
-        return SQLiteStore(Path(self.directory) / "logout.db", clock=self.clock, busy_timeout_seconds=5)
+        path = Path(self.directory) / "logout.db"
+        return DoomedStore(path, clock=self.clock, busy_timeout_seconds=5)
 
     def clock(self) -> float:
         return self.began_at + (time.time() - self.began_at) * TIMES_AS_FAST
@@ -71,6 +75,19 @@ class Setting:
     def claims(self, number: int) -> dict[str, Any]:
         """The ID token claims of a user, but for those that each sign-in has of its own."""
         return {**User(number).claims, "iss": self.issuer, "sid": f"sid-{number}"}
+
+
+class DoomedStore(SQLiteStore):
+    """A store whose worker is killed when it has written a mark and nothing else, if its doom is there."""
+
+    def end(self, ending: Ending) -> Ended:
+        ended = super().end(ending)
+        if ended.row is not None:
+            doom = self._path.with_name("doom")
+            with suppress(FileNotFoundError):  # nobody is to die, or another worker has
+                doom.rename(doom.with_name(f"killed-{os.getpid()}"))
+                os.kill(os.getpid(), signal.SIGKILL)
+        return ended
 
 
 class TokenEndpoint(Endpoint):

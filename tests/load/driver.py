@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 CLIENTS = 6
@@ -58,11 +59,19 @@ class Load:
         people: Everybody.
         log_out: Has the provider sign somebody out; tells whether the app answered that it is done.
         kills: How many workers are killed meanwhile.
+        directory: Where the `doom` of a worker is put, and found again when it is killed.
         seed: Of all that is random.
     """
 
     def __init__(
-        self, port: int, people: Sequence[Person], log_out: Callable[[Person], bool], *, kills: int, seed: int
+        self,
+        port: int,
+        people: Sequence[Person],
+        log_out: Callable[[Person], bool],
+        *,
+        kills: int,
+        directory: Path,
+        seed: int,
     ) -> None:
         self.people = people
         self.killed: set[int] = set()
@@ -70,6 +79,7 @@ class Load:
         self._port = port
         self._log_out = log_out
         self._kills = kills
+        self._directory = directory
         self._excused = BROKEN_OFF if kills else ()
         self._random = random.Random(seed)
         self._requests = 0
@@ -102,30 +112,34 @@ class Load:
             client.result()
 
     def sign_out(self, people: Sequence[Person]) -> None:
-        """Sign people out at random moments, and kill workers at others, most often in the middle of it."""
-        moments = self._random.sample(range(len(people)), self._kills)
-        for number, person in enumerate(people):
+        """Sign people out at random moments, and have workers killed: some while they do it, the others anyhow."""
+        moments = self._random.sample(people, self._kills)
+        for person in people:
             self._wait_for_requests(self._random.randrange(1, 2 * CLIENTS))
+            if person in moments[::2]:
+                (self._directory / "doom").touch()
+            elif person in moments:
+                self._kill()
             person.is_leaving = True
-            with ThreadPoolExecutor(1) as pool:
-                killer = pool.submit(self._kill) if number in moments else None
-                while not self._over and not self._log_out(person):
-                    self.undone += 1
-                    self._wait_for_requests(CLIENTS)
-            if killer is not None:
-                killer.result()
+            while not self._over and not self._log_out(person):
+                self.undone += 1
+                self._wait_for_requests(CLIENTS)
             person.is_out = True
+            for death in self._directory.glob("killed-*"):
+                self._note_death(int(death.name.partition("-")[2]))
 
     def _kill(self) -> None:
-        self._wait_for_requests(self._random.randrange(3))
         self._wait_until(lambda: len(self._serving) >= 2)  # so that somebody is there
+        pid = self._random.choice(sorted(self._serving))
+        self._note_death(pid)
+        with suppress(ProcessLookupError):  # its master was quicker
+            os.kill(pid, signal.SIGKILL)
+
+    def _note_death(self, pid: int) -> None:
         with self._going_on:
-            pid = self._random.choice(sorted(self._serving))
             self.killed.add(pid)
             self._serving.discard(pid)
             self._refusing.discard(pid)
-        with suppress(ProcessLookupError):  # its master was quicker
-            os.kill(pid, signal.SIGKILL)
 
     def _make_requests(self, seed: float) -> None:
         choose = random.Random(seed)
