@@ -15,7 +15,7 @@ import anyio
 from . import back_channel, pages, upkeep
 from ._drive import BlockingWorld, LoopWorld, World, drive, run_beside_loop
 from .exchange import Exchange, may_say
-from .gate import Visit
+from .gate import SAMPLED_FROM, Visit
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
 from .logout import AppView, Logout, check_app
 
@@ -27,6 +27,7 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Flow = Callable[[World], Coroutine[Any, Any, T]]
 
+_NOT_REMEMBERED = (b"", Visit())
 _WATCH_SECONDS = 1.0  # how often an open connection's session is looked at
 _POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 _TRY_AGAIN_LATER = 1013  # IANA's registry of WebSocket close codes
@@ -57,9 +58,8 @@ class LogoutMiddleware:
         self._upkeep: asyncio.Task[None] | None = None
         self._behind: set[asyncio.Future[Any]] = set()
 
-    async def __call__(  # noqa: PLR0912 - every request passes here, so nothing is called that can be told in a line
-        self, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    # Every request passes here, so nothing is called that can be told in a line.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what is ours; hand everything else to the app, behind the gate.
 
         Raises:
@@ -75,13 +75,12 @@ class LogoutMiddleware:
             if name == b"cookie":
                 cookie_header = value if cookie_header is None else cookie_header + b"; " + value
         if cookie_header is not None:
-            remembered = self._visits.get(cookie_header)
-            if remembered is None or (
-                remembered.seen is not None and remembered.seen.lives_at != self._generation()
+            sampled = cookie_header if len(cookie_header) < SAMPLED_FROM else cookie_header[::16]
+            remembered, visit = self._visits.get(sampled, _NOT_REMEMBERED)
+            if remembered != cookie_header or (
+                visit.seen is not None and visit.seen.lives_at != self._generation()
             ):
                 visit = await self._admit(cookie_header)
-            else:
-                visit = remembered
             if visit.dead:
                 scope = {**scope, "headers": _without_dead(scope["headers"], visit)}
 

@@ -37,6 +37,7 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 _REMEMBERED = 4096  # cookies, and sessions, that a worker remembers
+SAMPLED_FROM = 512  # characters of a `Cookie` header
 _LONGEST_REMEMBERED = 8192  # characters of a cookie, or of a `Cookie` header
 _MARKS_AT_ONCE = 5000
 _NO_GENERATION = -1  # is never the store's: not even where that cannot be told either
@@ -107,9 +108,9 @@ Found = list[tuple[str, "Session | Seen"]]  # each with its cookies
 class Gate:
     """What one worker knows of sessions and marks.
 
-    `generation` is the store's. `visits` remembers what was found out about whole `Cookie` headers: it holds as long
-    as the session's `lives_at` is the store's generation. `learns_exchanges` tells whether an `Exchange` is to be
-    made of requests.
+    `generation` is the store's. `visits` remembers what was found out about whole `Cookie` headers, each under its
+    `sample`: it holds as long as the session's `lives_at` is the store's generation. `learns_exchanges` tells whether
+    an `Exchange` is to be made of requests.
 
     Args:
         config: The configuration.
@@ -119,7 +120,7 @@ class Gate:
         self.generation: Callable[[], int | None] = getattr(config.store, "generation", lambda: None)
         self._config = config
         self._marks = HeldMarks()
-        self.visits: dict[str | bytes, Visit] = {}
+        self.visits: dict[str | bytes, tuple[str | bytes, Visit]] = {}
         self._by_cookies: dict[str, Seen] = {}
         self._by_handle: dict[str, Seen] = {}
         self._told_unknowable = False
@@ -531,7 +532,7 @@ class Gate:
 
     def _remember(self, name: str | bytes, visit: Visit) -> None:
         if len(name) <= _LONGEST_REMEMBERED:
-            _put(self.visits, name, visit)
+            _put(self.visits, sample(name), (name, visit))
 
     def _doubt(self) -> None:
         """Have every session looked at again."""
@@ -544,6 +545,14 @@ class Gate:
         self._doubt()
         self._by_cookies.clear()
         self._by_handle.clear()
+
+
+def sample(header: str | bytes) -> str | bytes:
+    """Return what a `Cookie` header is looked up by: to hash a kilobyte would take as long as all the rest.
+
+    Headers that have it in common take turns in being remembered; they are told apart by comparing them whole.
+    """
+    return header if len(header) < SAMPLED_FROM else header[::16]
 
 
 def _put(memory: dict[K, T], key: K, value: T) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import back_channel, pages, upkeep
 from ._drive import BlockingWorld, run
 from .exchange import Exchange, may_say
-from .gate import Visit
+from .gate import Visit, sample
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
 from .logout import AppView, Logout, check_app
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _WORLD = BlockingWorld()
+_NOT_REMEMBERED = ("", Visit())
 
 
 class LogoutMiddleware:
@@ -55,13 +56,11 @@ class LogoutMiddleware:
         visit = self._gate.nobody
         cookie_header = environ.get("HTTP_COOKIE")
         if cookie_header:
-            remembered = self._gate.visits.get(cookie_header)
-            if remembered is None or (
-                remembered.seen is not None and remembered.seen.lives_at != self._gate.generation()
+            remembered, visit = self._gate.visits.get(sample(cookie_header), _NOT_REMEMBERED)
+            if remembered != cookie_header or (
+                visit.seen is not None and visit.seen.lives_at != self._gate.generation()
             ):
                 visit = run(self._gate.admit(cookie_header, cookie_header, _WORLD))
-            else:
-                visit = remembered
             if visit.dead:
                 _cut(environ, visit)
         path, mount = _route(environ), _text(environ.get("SCRIPT_NAME", ""))
