@@ -98,14 +98,14 @@ def environs(cookie: str | None) -> list[dict[str, Any]]:
     ]
 
 
-def through_asgi(loop: asyncio.AbstractEventLoop, app: Any, cookie: str | None, meter: Meter) -> Way:
+def through_asgi(runner: asyncio.Runner, app: Any, cookie: str | None, meter: Meter) -> Way:
     async def serve(requests: list[dict[str, Any]]) -> float:
         before = meter()
         for scope in requests:
             await app(scope, receive, send)
         return (meter() - before) / REQUESTS
 
-    return lambda: loop.run_until_complete(serve(scopes(cookie, REQUESTS)))
+    return lambda: runner.run(serve(scopes(cookie, REQUESTS)))
 
 
 def through_wsgi(app: Any, cookie: str | None, meter: Meter) -> Way:
@@ -124,7 +124,7 @@ def through_wsgi(app: Any, cookie: str | None, meter: Meter) -> Way:
     return serve
 
 
-def rows_of(loop: asyncio.AbstractEventLoop, meter: Meter) -> dict[str, dict[str, Way]]:
+def rows_of(runner: asyncio.Runner, meter: Meter) -> dict[str, dict[str, Way]]:
     """Return for each row of requests all ways to serve them."""
     star, flask = starlette_app(), flask_app()
     asgi_ours = asgi.LogoutMiddleware(star, logout_of(MemoryStore()))
@@ -132,9 +132,9 @@ def rows_of(loop: asyncio.AbstractEventLoop, meter: Meter) -> dict[str, dict[str
     found = {}
     for what, cookie in COOKIES.items():
         found[f"ASGI, Starlette, {what}"] = {
-            BASELINE: through_asgi(loop, Nothing(star), cookie, meter),
-            BASELINE + AGAIN: through_asgi(loop, Nothing(star), cookie, meter),
-            OURS: through_asgi(loop, asgi_ours, cookie, meter),
+            BASELINE: through_asgi(runner, Nothing(star), cookie, meter),
+            BASELINE + AGAIN: through_asgi(runner, Nothing(star), cookie, meter),
+            OURS: through_asgi(runner, asgi_ours, cookie, meter),
         }
         found[f"WSGI, Flask, {what}"] = {
             BASELINE: through_wsgi(NothingForWSGI(flask.wsgi_app), cookie, meter),
@@ -181,13 +181,15 @@ def counted(rounds: int) -> Iterator[float]:
 
 def main() -> int:
     """Measure, print, and tell by the exit status whether the bounds were kept."""
-    rows = rows_of(asyncio.new_event_loop(), dump if UNDER_VALGRIND in os.environ else microseconds)
-    if UNDER_VALGRIND in os.environ:
-        for row in rows.values():
-            measure(row, int(os.environ[UNDER_VALGRIND]))
-        return 0
+    with asyncio.Runner() as runner:
+        if UNDER_VALGRIND in os.environ:
+            for row in rows_of(runner, dump).values():
+                measure(row, int(os.environ[UNDER_VALGRIND]))
+            return 0
+        return report(rows_of(runner, microseconds), quick=is_quick(__doc__))
 
-    quick = is_quick(__doc__)
+
+def report(rows: dict[str, dict[str, Way]], *, quick: bool) -> int:
     unit, rounds = "us", 20 if quick else 200
     if shutil.which("valgrind"):
         unit, rounds = "instructions", 1 if quick else 3
