@@ -75,7 +75,7 @@ class LogoutMiddleware:
             if name == b"cookie":
                 cookie_header = value if cookie_header is None else cookie_header + b"; " + value
         if cookie_header is not None:
-            sampled = cookie_header if len(cookie_header) < SAMPLED_FROM else cookie_header[::16]
+            sampled = cookie_header if len(cookie_header) < SAMPLED_FROM else cookie_header[::32]
             remembered, visit = self._visits.get(sampled, _NOT_REMEMBERED)
             if remembered != cookie_header or (
                 visit.seen is not None and visit.seen.lives_at != self._generation()
