@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import NoneType
 from typing import Literal, get_args
 from urllib.parse import unquote, urlsplit
 
@@ -32,6 +34,10 @@ SiteData = Literal["cache", "cookies", "storage", "executionContexts", "*"]
 
 _METHODS = ("GET", "POST")
 _DAY_SECONDS = 24 * 3600.0
+_STORE_METHODS = (
+    *("load", "replace", "add", "join", "get", "find", "end", "take", "finish", "marks_since", "generation"),
+    *("open_rows", "close"),
+)
 
 
 class Logout:
@@ -111,13 +117,24 @@ class Logout:
         session_lifetime_seconds: float = 31 * _DAY_SECONDS,
         on_event: OnEvent | None = None,
     ) -> None:
-        numbers = {"retry_seconds": retry_seconds, "session_lifetime_seconds": session_lifetime_seconds}
-        for name, number in (numbers | {"max_url_length": max_url_length}).items():
-            if not isinstance(number, (int, float)) or number < 0:
-                raise TypeError(
-                    f"{name} must be a number, not {number!r} (of a timedelta give .total_seconds())"
-                )
+        _check_numbers(retry_seconds=retry_seconds, max_url_length=max_url_length)
+        _check_numbers(session_lifetime_seconds=session_lifetime_seconds)
+        if session_lifetime_seconds == 0:
+            raise ValueError(
+                "session_lifetime_seconds=0 must be as long as sessions live: so long what has ended is known"
+            )
+        _check_switches(
+            front_channel_without_sid=front_channel_without_sid,
+            close_websockets=close_websockets,
+            close_streams=close_streams,
+            app_view=app_view,
+            id_token_hint=id_token_hint,
+        )
         _check_parts(provider=provider, session=session, store=store, caches=caches)
+        if not isinstance(logout_token_rules, (LogoutTokenRules, NoneType)):
+            raise TypeError("logout_token_rules must be such as LogoutTokenRules(strict_type=True)")
+        if not (on_event is None or callable(on_event)):
+            raise TypeError("on_event must be a function that takes an event")
         with suppress(ValueError):  # the app may still add its session middleware
             _ = session.cookies  # one that cannot be asked for them says so now, and not at a sign-out
         lists = {"return_to": return_to, "delete_cookies": delete_cookies, "clear_site_data": clear_site_data}
@@ -363,11 +380,31 @@ def _sought(iss: str | None, sub: str | None, sid: str | None, oid: str | None, 
     return Sought(iss=iss, sub=sub, sid=sid, oid=oid, tid=tid)
 
 
+def _check_numbers(**numbers: object) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, (int, float)) or isinstance(number, bool):
+            raise TypeError(f"{name} must be a number, not {number!r} (of a timedelta give .total_seconds())")
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{name}={number!r} must be finite, and not below 0")
+
+
+def _check_switches(**switches: object) -> None:
+    for name, switch in switches.items():
+        if not isinstance(switch, bool):  # "false", from the environment, would turn it on
+            raise TypeError(f"{name} must be True or False, not {switch!r}")
+
+
 def _check_paths(paths: Mapping[str, str | None]) -> None:
-    given = {name: path for name, path in paths.items() if path is not None}
+    given = {name: path for name, path in paths.items() if path is not None or name == "logout_path"}
     for name, path in given.items():
-        if not path.startswith("/") or path.startswith("//") or "?" in path:
-            raise ValueError(f"{name}={path!r} must begin with one slash, such as '/logout'")
+        if not isinstance(path, str):
+            turned_off = "" if name == "logout_path" else ", or None if there is none"
+            raise TypeError(f"{name} must be a path, such as '/logout'{turned_off}, not {path!r}")
+        if not path.startswith("/") or path.startswith("//") or set("?#%") & set(path):
+            raise ValueError(
+                f"{name}={path!r} must be a path, decoded and without a query, that begins with one slash, such as "
+                "'/logout'"
+            )
     if len(set(given.values())) < len(given):
         raise ValueError(f"{', '.join(given)} must be different paths")
 
@@ -383,11 +420,9 @@ def _check_parts(*, provider: object, session: object, store: object, caches: ob
     if not isinstance(provider, Provider):
         raise TypeError("provider must be a Provider, such as Provider.entra(tenant, client_id)")
     _check_methods("session", session, ("read", "load", "delete"), "FlaskSession(app) or ASGISession(app)")
-    _check_methods(
-        "store", store, ("load", "replace", "add", "end", "finish", "marks_since"), 'SQLiteStore("logout.db")'
-    )
+    _check_methods("store", store, _STORE_METHODS, 'SQLiteStore("logout.db")')
     if caches is not None:
-        _check_methods("caches", caches, ("remove_accounts",), 'InSession("_token_cache")')
+        _check_methods("caches", caches, ("cache_key", "remove_accounts"), 'InSession("_token_cache")')
 
 
 def check_app(app: object, logout: object, *, parameters: int, otherwise: str) -> None:
@@ -417,5 +452,9 @@ def check_app(app: object, logout: object, *, parameters: int, otherwise: str) -
 
 def _check_methods(name: str, part: object, methods: tuple[str, ...], example: str) -> None:
     missing = [method for method in methods if not callable(getattr(part, method, None))]
-    if missing or isinstance(part, type):
-        raise TypeError(f"{name} must be an object such as {example}; {part!r} is not one")
+    if isinstance(part, type):
+        raise TypeError(f"{name} must be an object such as {example}, not the class {part.__name__}")
+    if missing:  # of a URL nothing is told: it may have a password in it
+        raise TypeError(
+            f"{name} must be an object such as {example}; a {type(part).__name__} has no {', '.join(missing)}"
+        )

@@ -70,14 +70,14 @@ class LogoutTokenRules:
     maximum_bytes: int = 16 * 1024
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.algorithms, str)
-            or not self.algorithms
-            or not set(self.algorithms) <= ALGORITHMS.keys()
-        ):
+        names = self.algorithms if isinstance(self.algorithms, (tuple, list)) else ()
+        if not names or not all(isinstance(name, str) and name in ALGORITHMS for name in names):
             raise ValueError(
                 f"algorithms={self.algorithms!r} must be a tuple of some of {', '.join(ALGORITHMS)}, such as ('RS256',)"
             )
+        for name in ("require_exp", "strict_type"):
+            if getattr(self, name) not in (True, False):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False")
         if not (_is_number(self.clock_skew_seconds) and 0 <= self.clock_skew_seconds <= 600):
             raise ValueError(f"clock_skew_seconds={self.clock_skew_seconds!r} must be from 0 to 600 seconds")
         if not (_is_number(self.maximum_age_seconds) and 0 < self.maximum_age_seconds <= 86_400):

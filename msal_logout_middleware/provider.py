@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
@@ -377,7 +377,8 @@ def _is_entra(url: str) -> bool:
 def _tenant_ids(tenants: Sequence[str] | None) -> frozenset[str] | None:
     if tenants is None:
         return None
-    if isinstance(tenants, str) or not tenants or not all(TENANT_ID.fullmatch(tenant) for tenant in tenants):
+    found = tenants if isinstance(tenants, Collection) and not isinstance(tenants, str) else ()
+    if not found or not all(isinstance(tenant, str) and TENANT_ID.fullmatch(tenant) for tenant in found):
         raise ValueError(f"tenants={tenants!r} must be a list of tenant ids")
     return frozenset(tenant.lower() for tenant in tenants)
 

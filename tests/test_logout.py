@@ -33,13 +33,23 @@ def starlette_session():
     return ASGISession(Middleware(SessionMiddleware, secret_key=SECRET))
 
 
+class OnlyTokenCaches:
+    """What `caches=InStore(...)` is given, and not `store=`."""
+
+    def load(self, key): ...
+
+    def replace(self, key, expected, data): ...
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"provider": "https://login"}, TypeError, "provider must be a Provider"),
         ({"session": Flask("x")}, TypeError, r"session must be an object such as FlaskSession\(app\)"),
         ({"store": "logout.db"}, TypeError, "store must be an object such as SQLiteStore"),
-        ({"store": MemoryStore}, TypeError, "store must be an object"),
+        ({"store": MemoryStore}, TypeError, "not the class MemoryStore"),
+        ({"store": OnlyTokenCaches()}, TypeError, "a OnlyTokenCaches has no add, join, .*, generation,"),
+        ({"caches": OnlyTokenCaches()}, TypeError, "has no cache_key, remove_accounts"),
         ({"caches": "_token_cache"}, TypeError, "caches must be an object such as InSession"),
         ({"return_to": "/bye"}, TypeError, "return_to must be a list"),
         ({"delete_cookies": "remember"}, TypeError, r"delete_cookies=\['remember'\]"),
@@ -48,6 +58,16 @@ def starlette_session():
         ({"clear_site_data": ["everything"]}, ValueError, "clear_site_data="),
         ({"session_lifetime_seconds": timedelta(1)}, TypeError, r"\.total_seconds\(\)"),
         ({"retry_seconds": "2"}, TypeError, "retry_seconds must be a number"),
+        ({"retry_seconds": True}, TypeError, "retry_seconds must be a number"),
+        ({"retry_seconds": -1}, ValueError, "not below 0"),
+        ({"retry_seconds": float("nan")}, ValueError, "must be finite"),
+        ({"session_lifetime_seconds": float("inf")}, ValueError, "must be finite"),
+        ({"session_lifetime_seconds": 0}, ValueError, "as long as sessions live"),
+        ({"front_channel_without_sid": "false"}, TypeError, "must be True or False, not 'false'"),
+        ({"close_websockets": None}, TypeError, "close_websockets must be True or False"),
+        ({"logout_token_rules": {"strict_type": True}}, TypeError, r"LogoutTokenRules\(strict_type=True\)"),
+        ({"on_event": "print"}, TypeError, "on_event must be a function"),
+        ({"other_sessions": True}, ValueError, "must be 'keep' or 'end'"),
         ({"methods": "GET"}, TypeError, "methods must be a list"),
         ({"return_to": ["//evil"]}, ValueError, "return_to="),
         ({"methods": []}, ValueError, "methods="),
@@ -55,6 +75,10 @@ def starlette_session():
         ({"logout_path": "logout"}, ValueError, "logout_path="),
         ({"logout_path": "//logout"}, ValueError, "logout_path="),
         ({"logout_path": "/logout?x"}, ValueError, "logout_path="),
+        ({"logout_path": "/log%6Fut"}, ValueError, "decoded"),
+        ({"logout_path": None}, TypeError, "such as '/logout', not None"),
+        ({"front_channel_path": False}, TypeError, "or None if there is none, not False"),
+        ({"back_channel_path": "/logout"}, ValueError, "must be different paths"),
         ({"post_logout_redirect_uri": "/"}, ValueError, "post_logout_redirect_uri="),
         ({"post_logout_redirect_uri": "http://app.example.com/"}, ValueError, "https"),
         ({"landing_page": "javascript:x"}, ValueError, "landing_page="),
@@ -68,6 +92,12 @@ def starlette_session():
 def test_mistake_is_told_with_what_to_do(options, error, message):
     with pytest.raises(error, match=message):
         make(**options)
+
+
+def test_what_was_given_in_place_of_a_store_is_not_told():
+    with pytest.raises(TypeError) as raised:
+        make(store="redis://:password@cache.example.com")
+    assert "password" not in str(raised.value)
 
 
 def test_secret_is_derived_from_the_framework_s_own():

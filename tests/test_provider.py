@@ -83,6 +83,8 @@ def test_b2c_on_its_own_domain():
         (lambda: Provider.entra("consumers", "app", tenants=[OTHER_TENANT]), "only one"),
         (lambda: Provider.entra("common", "app", tenants=OTHER_TENANT), "list of tenant ids"),
         (lambda: Provider.entra("common", "app", tenants=[]), "list of tenant ids"),
+        (lambda: Provider.entra("common", "app", tenants=[5]), "list of tenant ids"),
+        (lambda: Provider.entra("common", "app", tenants=5), "list of tenant ids"),
         (lambda: Provider.discover("https://op.example", "app", tenants=["contoso"]), "list of tenant ids"),
     ],
 )
