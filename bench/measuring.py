@@ -72,9 +72,9 @@ def cookie_header(session: str) -> str:
     )
 
 
-def logout_of(store: Any, session: Any = None) -> Logout:
+def logout_of(store: Any, session: Any = None, *, provider: Provider | None = None) -> Logout:
     return Logout(
-        provider=Provider.entra(TENANT, CLIENT_ID),
+        provider=provider or Provider.entra(TENANT, CLIENT_ID),
         session=session or ASGISession(SESSION),
         store=store,
         secret=SECRET,
