@@ -88,10 +88,6 @@ class World(Protocol):
         """Wait before a retry."""
         ...
 
-    def call(self, function: Callable[[], T]) -> MaybeAwaitable[T]:
-        """Call a function that blocks, such as one that fetches the provider's metadata."""
-        ...
-
     async def beside(self, flow: Coroutine[Any, Any, T]) -> T:
         """Drive a part of a flow whose stores may block."""
         ...
@@ -103,10 +99,6 @@ class BlockingWorld:
     def sleep(self, seconds: float) -> None:
         """Wait."""
         time.sleep(seconds)
-
-    def call(self, function: Callable[[], T]) -> T:
-        """Call a function that blocks."""
-        return function()
 
     async def beside(self, flow: Coroutine[Any, Any, T]) -> T:
         """Drive a part of a flow, here."""
@@ -126,10 +118,6 @@ class LoopWorld:
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await anyio.sleep(seconds)
-
-    async def call(self, function: Callable[[], T]) -> T:
-        """Call a function that blocks, in a thread."""
-        return await anyio.to_thread.run_sync(function)
 
     async def beside(self, flow: Coroutine[Any, Any, T]) -> T:
         """Drive a part of a flow, in a thread if it may block."""

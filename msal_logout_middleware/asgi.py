@@ -191,7 +191,7 @@ class LogoutMiddleware:
         """Return what a request says of the provider's session; a form is read, and given again."""
         headers = _decoded(scope.get("headers", ()))
         request = _request(scope, headers, b"")
-        if not may_say(self.logout.configuration, request):
+        if not may_say(request):
             return None, receive
         if request.method == "POST" and request.is_small_form:
             messages: list[Message] = []

@@ -71,7 +71,7 @@ class Exchange:
         return None
 
 
-def may_say(config: Configuration, request: Request) -> bool:
+def may_say(request: Request) -> bool:
     """Tell cheaply whether a request, whose body has not been read, is worth making an `Exchange` of."""
     if request.method == "POST":
         return request.is_small_form or COOKIE_NAME in request.cookie_header

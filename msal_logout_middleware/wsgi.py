@@ -131,7 +131,7 @@ class LogoutMiddleware:
     def _exchange(self, environ: WSGIEnvironment) -> Exchange | None:
         """Return what a request says of the provider's session; a form is read, and given again."""
         request = _request(environ, b"")
-        if not may_say(self.logout.configuration, request):
+        if not may_say(request):
             return None
         if request.method == "POST" and request.is_small_form:
             body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))

@@ -195,17 +195,21 @@ def test_part_is_asynchronous_if_one_of_the_named_methods_is() -> None:
     assert not is_async(Mixed(), "load", "absent")
 
 
-@pytest.mark.parametrize("world", [BlockingWorld(), LoopWorld()], ids=lambda world: type(world).__name__)
-def test_either_world_waits_and_calls_what_blocks(world: World) -> None:
+@pytest.mark.parametrize(
+    ("world", "elsewhere"),
+    [(BlockingWorld(), False), (LoopWorld(), False), (LoopWorld(blocks=True), True)],
+    ids=["a thread", "a loop", "a loop with stores that block"],
+)
+def test_only_what_blocks_leaves_the_loop(world: World, elsewhere: bool) -> None:
+    async def which() -> int:
+        return threading.get_ident()
+
     async def tells() -> int:
         await settle(world.sleep(0))
-        return await settle(world.call(threading.get_ident))
+        return await world.beside(which())
 
-    def drive() -> int:
-        return run(tells()) if isinstance(world, BlockingWorld) else anyio.run(tells)
-
-    in_this_thread = drive() == threading.get_ident()
-    assert in_this_thread is isinstance(world, BlockingWorld)
+    told = run(tells()) if isinstance(world, BlockingWorld) else anyio.run(tells)
+    assert (told != threading.get_ident()) is elsewhere
 
 
 def test_flow_that_is_cancelled_before_a_thread_takes_it_is_closed() -> None:
