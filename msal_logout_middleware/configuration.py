@@ -61,6 +61,16 @@ class Configuration:
     on_event: OnEvent | None
     unmarked: Unmarked = field(default_factory=Unmarked, repr=False)
 
+    @property
+    def server_side(self) -> bool:
+        """Whether sessions may be kept on the server: unless they say that they are not."""
+        return getattr(self.session, "server_side", True)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether token caches refuse by themselves what is saved late: if they say so."""
+        return getattr(self.caches, "guarded", False)
+
     def known(self, session: Session, *, sid: str | None = None) -> KnownSession:
         """Return what is known of a session in which somebody is signed in.
 
@@ -79,6 +89,12 @@ class Configuration:
     def deletion_headers(self) -> tuple[Header, ...]:
         """Return the headers that delete the session's cookies, and those that the user named."""
         return tuple(cookie.delete() for cookie in (*self.session.cookies, *self.delete_cookies))
+
+    def sets_session(self, name: str, value: str) -> bool:
+        """Tell whether a header of the app's sets, or deletes, a cookie of the session."""
+        return name.lower() == "set-cookie" and any(
+            cookie.is_set_by(value) for cookie in self.session.cookies
+        )
 
     async def tell(self, event: Event) -> None:
         """Log an event and hand it to `on_event`, whose failures harm nobody."""

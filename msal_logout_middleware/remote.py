@@ -114,7 +114,7 @@ async def count(config: Configuration, sought: Sought) -> int:
 
 async def _taken_over(config: Configuration, keys: tuple[str, ...]) -> tuple[str, ...]:
     """Return the sessions that are somebody else's by now, under the same id: nobody asked to end those."""
-    if not getattr(config.session, "server_side", True):
+    if not config.server_side:
         return ()
     found = []
     for one in keys:

@@ -77,7 +77,7 @@ class AppView:
         if not outcome.complete and self._config.on_store_error == "page":
             onward = await _onward(self._config, self.request, world, outcome.work.claims, None)
             return _failure(self._config, self.request, outcome.work.as_json(), onward)
-        kept = [(name, value) for name, value in headers if not self._sets_session(name, value)]
+        kept = [(name, value) for name, value in headers if not self._config.sets_session(name, value)]
         return [*kept, *_deletions(self._config, self.request)]
 
     async def returned(self, world: World) -> None:
@@ -88,11 +88,6 @@ class AppView:
         outcome = await look_again(self._config, self._outcome, steps)
         if not self._finished or set(outcome.left) - set(self._outcome.left):
             await finish(self._config, outcome, steps)
-
-    def _sets_session(self, name: str, value: str) -> bool:
-        return name.lower() == "set-cookie" and any(
-            cookie.is_set_by(value) for cookie in self._config.session.cookies
-        )
 
 
 async def log_out(config: Configuration, request: Request, world: World) -> Response | AppView:
