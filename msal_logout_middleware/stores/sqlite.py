@@ -722,24 +722,33 @@ _WHAT_IS_WRONG = {
 }
 
 _databases: weakref.WeakSet[_Database] = weakref.WeakSet()
-_forking: list[_Database] = []
+
+
+class _Forking(threading.local):
+    """The databases that are closed while this thread forks; another one may fork at the same time."""
+
+    def __init__(self) -> None:
+        self.databases: list[_Database] = []
+
+
+_forking = _Forking()
 _inherited_connections: list[_Connection] = []
 
 
 def _before_fork() -> None:
-    _forking.extend(_databases)
-    for database in _forking:
+    for database in sorted(_databases, key=id):  # by all threads in one order
         database.before_fork()
+        _forking.databases.append(database)
 
 
 def _after_fork_in_parent() -> None:
-    while _forking:
-        _forking.pop().after_fork_in_parent()
+    while _forking.databases:
+        _forking.databases.pop().after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
-    while _forking:
-        _forking.pop().after_fork_in_child()
+    while _forking.databases:
+        _forking.databases.pop().after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks

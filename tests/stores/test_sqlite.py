@@ -655,6 +655,48 @@ def test_fork_waits_for_a_call_in_another_thread(path: Path) -> None:
     store.close()
 
 
+# In a process of its own, where no other module's lock is held by who forks.
+_TWO_FORKS = """
+import os, sys, threading
+from msal_logout_middleware.stores import sqlite
+
+store = sqlite.SQLiteStore(sys.argv[1])
+both, here, forked = threading.Barrier(2), threading.local(), []
+before_fork = sqlite._Database.before_fork
+
+def together(database):
+    if not hasattr(here, "came"):
+        here.came = True
+        both.wait(10)
+    before_fork(database)
+
+def fork():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    forked.append(os.waitpid(pid, 0)[1])
+
+sqlite._Database.before_fork = together
+threads = [threading.Thread(target=fork, daemon=True) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(10)
+loading = threading.Thread(target=lambda: print(forked, store.load("alice").data), daemon=True)
+loading.start()
+loading.join(10)
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@forks
+def test_two_threads_may_fork_at_once(path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _TWO_FORKS, os.fspath(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG_SECONDS, check=True)
+    assert done.stdout == "[0, 0] None\n", done.stderr
+
+
 def refuses(store: SQLiteStore) -> None:
     with pytest.raises(StoreError, match="before the fork"):
         store.load("alice")
