@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast
 import anyio
 import anyio.from_thread
 import anyio.to_thread
+from anyio.lowlevel import RunVar
 
 T = TypeVar("T")
 MaybeAwaitable: TypeAlias = T | Awaitable[T]
@@ -50,6 +51,20 @@ def run(flow: Coroutine[Any, Any, T]) -> T:
     )
 
 
+_limiters: RunVar[anyio.CapacityLimiter] = RunVar("msal_logout_middleware.limiter")
+_MOST_THREADS = 40
+
+
+def _limiter() -> anyio.CapacityLimiter:
+    """Return a limit of our own: a flow that holds a thread may wait for one that the app's code needs."""
+    try:
+        return _limiters.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(_MOST_THREADS)
+        _limiters.set(limiter)
+        return limiter
+
+
 async def run_beside_loop(flow: Coroutine[Any, Any, T]) -> T:
     """Drive a flow in one worker thread; what it awaits runs on the loop this is called from."""
 
@@ -70,7 +85,7 @@ async def run_beside_loop(flow: Coroutine[Any, Any, T]) -> T:
             _hop.reset(token)
 
     try:
-        return await anyio.to_thread.run_sync(drive)
+        return await anyio.to_thread.run_sync(drive, limiter=_limiter())
     finally:
         _close_unbegun(flow)
 

@@ -122,6 +122,8 @@ class LogoutMiddleware:
 
     async def _admit(self, cookie_header: bytes) -> Visit:
         text = cookie_header.decode("latin-1")
+        if self._upkeep is not None and self._upkeep.get_loop().is_closed():
+            self._start_upkeep()  # its loop went without a word to its tasks
         return await self._gated(lambda world: self._gate.admit(text, cookie_header, world))
 
     def _leaving(self, send: Send, visit: Visit) -> Send:
@@ -133,8 +135,15 @@ class LogoutMiddleware:
             if message["type"] != "http.response.start":
                 return send(message)
             looks = seen is not None and seen.lives_at != self._generation()
-            for name, value in message.get("headers", ()):
-                if len(name) == 10 and name.lower() == b"set-cookie" and value.startswith(self._names):
+            headers = message.get("headers", ())
+            if type(headers) is not list:  # it may be anything that can be gone through once
+                message["headers"] = headers = list(headers)
+            for name, value in headers:
+                if (
+                    len(name) == 10
+                    and name.lower() == b"set-cookie"
+                    and value.lstrip().startswith(self._names)
+                ):
                     looks = True
             if not looks:
                 return send(message)
@@ -157,6 +166,10 @@ class LogoutMiddleware:
 
         async def leave(message: Message) -> None:
             nonlocal send
+            if message["type"] == "http.response.start":
+                message["headers"] = list(
+                    message.get("headers", ())
+                )  # anything that can be gone through once
             if message["type"] == "http.response.start" and (
                 looks or gate.is_late(visit) or _sets_cookie(message, self._names)
             ):
@@ -253,7 +266,7 @@ class LogoutMiddleware:
                 body = await _read_body(receive, messages)
             except _DisconnectedError:
                 return
-        request = replace(_request(scope, _decoded(scope.get("headers", ())), body), path=path)
+        request = _request(scope, _decoded(scope.get("headers", ())), body)
         answer = await self._respond(request)
         if isinstance(answer, Response):
             await _send(answer, send)
@@ -357,7 +370,7 @@ async def _ignore(_message: Message) -> None:
 
 def _sets_cookie(message: Message, names: tuple[bytes, ...]) -> bool:
     for name, value in message.get("headers", ()):
-        if len(name) == 10 and name.lower() == b"set-cookie" and value.startswith(names):
+        if len(name) == 10 and name.lower() == b"set-cookie" and value.lstrip().startswith(names):
             return True
     return False
 

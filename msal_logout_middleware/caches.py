@@ -42,6 +42,8 @@ class Removed:
 
     def __add__(self, other: Removed) -> Removed:
         """Return both together."""
+        if not other.counts and other.id_token is None:
+            return self
         return Removed(dict(Counter(self.counts) + Counter(other.counts)), self.id_token or other.id_token)
 
 

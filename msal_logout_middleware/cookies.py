@@ -9,6 +9,9 @@ from math import prod
 
 MOST_SESSIONS = 8
 
+# Some frameworks read a quoted value to its closing quote, others to the next semicolon.
+_QUOTED_SEMICOLON = re.compile(r'=\s*"(?:[^"\\]|\\.)*;', re.DOTALL)
+
 # What a name cannot begin or end with, some framework strips (RFC 6265, 4.1.1).
 _NO_NAME = re.compile(r"^[^!#$%&'*+\-.^_`|~0-9A-Za-z]+|[^!#$%&'*+\-.^_`|~0-9A-Za-z]+$")
 
@@ -35,13 +38,20 @@ def session_cookies(cookie_header: str, names: Sequence[str]) -> tuple[str, ...]
     return tuple("; ".join(parts) for parts in product(*found.values())) if found else ()
 
 
+def is_ambiguous(cookie_header: str) -> bool:
+    """Tell whether frameworks may read other cookies in a header than `session_cookies` does."""
+    return '"' in cookie_header and _QUOTED_SEMICOLON.search(cookie_header) is not None
+
+
 def without(cookie_header: str, dead: Collection[str]) -> str:
     """Return a header without some of its session cookies; what is left is left byte for byte.
 
     Args:
         cookie_header: The header's value.
-        dead: Of what `session_cookies` returned.
+        dead: Of what `session_cookies` returned; or the whole header.
     """
+    if cookie_header in dead:
+        return ""
     named = {part for header in dead for part in header.split("; ")}
     parts = cookie_header.split(";")
     kept = [part for part in parts if part.strip() not in named]

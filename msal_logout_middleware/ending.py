@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 from ._drive import World, settle
@@ -21,6 +21,7 @@ from .configuration import Configuration
 from .errors import LogoutError
 from .events import Channel, LogoutEnded, LogoutFailed, LogoutStarted
 from .records import KnownSession, key, opened
+from .seal import Seal
 from .session import Claims, Session
 from .stores import Ended, Ending, JournalRow, Jti, KeyMark
 
@@ -45,6 +46,10 @@ class Target:
     spared: tuple[str, ...] = ()
     keys: tuple[KeyMark, ...] = ()
     jti: Jti | None = None
+
+    def sparing(self, sessions: tuple[str, ...]) -> Target:
+        """Return the target without some more sessions."""
+        return replace(self, spared=(*self.spared, *sessions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +123,17 @@ class Outcome:
 
 
 class Unfinished(NamedTuple):
-    """An ending that could not be committed."""
+    """An ending that could not be committed.
+
+    Args:
+        work: The sessions that are known.
+        target: The sessions that were to be found.
+        asked_at: When it was asked for, in seconds since 1970.
+    """
 
     work: Work
     target: Target
+    asked_at: float
 
 
 class Steps:
@@ -130,12 +142,14 @@ class Steps:
     Args:
         config: How long to retry.
         world: Where to wait before a retry.
+        retry_seconds: How long to retry, if not as the configuration says.
     """
 
-    def __init__(self, config: Configuration, world: World) -> None:
+    def __init__(self, config: Configuration, world: World, *, retry_seconds: float | None = None) -> None:
         self.left: list[str] = []
         self._world = world
-        self._until = time.monotonic() + config.retry_seconds
+        seconds = config.retry_seconds if retry_seconds is None else retry_seconds
+        self._until = time.monotonic() + seconds
 
     async def do(self, name: str, step: Callable[[], Awaitable[T]]) -> T | None:
         """Return a step's result; `None`, and its name in `left`, if it failed to the last."""
@@ -185,7 +199,7 @@ async def end_sessions(
     target = target or Target()
     ended = await steps.do("mark", lambda: _mark(config, work, target))
     if ended is None:
-        config.unmarked.add(Unfinished(work, target), _names(work, target))
+        put_off(config, work, target)
     elif not ended.claimed:
         return Outcome(work, (), Removed({}), replayed=True)
     else:
@@ -194,6 +208,11 @@ async def end_sessions(
         await config.tell(LogoutStarted(work.channel, work.short))
     outcome = await _clear(config, work, steps, contents=contents, delete=not view_follows)
     return outcome if view_follows else await finish(config, outcome, steps)
+
+
+def put_off(config: Configuration, work: Work, target: Target) -> None:
+    """Have this worker refuse sessions whose ending cannot be committed, and commit it when it can."""
+    config.unmarked.add(Unfinished(work, target, time.time()), _names(work, target))
 
 
 async def resume(config: Configuration, row: JournalRow, steps: Steps) -> Outcome:
@@ -222,7 +241,7 @@ async def finish(config: Configuration, outcome: Outcome, steps: Steps) -> Outco
     if outcome.complete and work.row is not None:
         row = work.row
         await steps.do("journal", lambda: settle(config.store.finish(row)))
-        outcome = replace(outcome, left=tuple(steps.left))
+        outcome = replace(outcome, left=tuple(steps.left)) if steps.left else outcome
     if not outcome.complete:
         await config.tell(LogoutFailed(work.channel, work.short, outcome.left))
     elif not work.is_empty:
@@ -238,10 +257,20 @@ async def _mark(config: Configuration, work: Work, target: Target) -> Ended:
         spared=target.spared,
         keys=target.keys,
         expires_at=time.time() + config.session_lifetime_seconds,
-        work=None if work.row else config.seal.seal("journal", work.as_json()),
+        work=None if work.row else _sealed(config.seal, work),
         jti=target.jti,
     )
     return await settle(config.store.end(ending))
+
+
+def _sealed(seal: Seal, work: Work) -> bytes:
+    return _sealed_nothing(seal, work.channel) if work.is_empty else seal.seal("journal", work.as_json())
+
+
+@lru_cache(maxsize=16)
+def _sealed_nothing(seal: Seal, channel: Channel) -> bytes:
+    """Return the work of all sign-outs that know no session by themselves: the journal adds what the store finds."""
+    return seal.seal("journal", Work(channel).as_json())
 
 
 async def _clear(
@@ -279,7 +308,9 @@ async def _clear(
         removed += await steps.do("accounts", partial(_remove_users_accounts, config, work.user)) or Removed(
             {}
         )
-    return Outcome(replace(work, sessions=tuple(sessions)), tuple(steps.left), removed)
+    if sessions != [*work.sessions]:
+        work = replace(work, sessions=tuple(sessions))
+    return Outcome(work, tuple(steps.left), removed)
 
 
 async def _read(config: Configuration, session: KnownSession) -> tuple[KnownSession, Session | None]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Channel = Literal["rp-initiated", "front-channel", "back-channel", "admin", "sign-in", "first-sight"]
+Channel = Literal["rp-initiated", "front-channel", "back-channel", "admin", "sign-in", "first-sight", "late"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class LogoutStarted:
 
     Args:
         channel: How it started; `sign-in`: by another user's sign-in in the same session; `first-sight`: a session that
-            nobody knew turned out to have ended.
+            nobody knew turned out to have ended; `late`: a request saved something after its session had ended.
         session: The start of the first session's handle; empty if there is none.
     """
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 import math
 import secrets
 import time
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TypeVar, cast
@@ -22,8 +24,8 @@ from . import pages
 from ._drive import World, settle
 from .caches import Removed
 from .configuration import Configuration
-from .cookies import MOST_SESSIONS, session_cookies, without
-from .ending import Outcome, Steps, Work, end_sessions, look_again
+from .cookies import MOST_SESSIONS, is_ambiguous, session_cookies, without
+from .ending import Outcome, Steps, Target, Work, end_sessions, look_again, put_off
 from .errors import LogoutError
 from .events import LogoutFailed, SessionRefused, SessionUnknowable, StoreUnreachable
 from .exchange import COOKIE_NAME, Exchange
@@ -53,7 +55,7 @@ class Seen:
         ended: Whether it has ended.
     """
 
-    __slots__ = ("ended", "group", "handles", "known", "lives_at", "until")
+    __slots__ = ("__weakref__", "ended", "group", "handles", "known", "lives_at", "until")
 
     def __init__(
         self,
@@ -90,15 +92,19 @@ class Visit:
         dead: Session cookies to be cut out, each as a header of its own.
         unsure: Whether it cannot be told if a session of the request lives.
         plain: Whether nothing but the headers of the answer need be looked at.
+        cuts_all: Whether all cookies are cut out, since it cannot be told which of them the app reads the dead one in.
     """
 
     seen: Seen | None = None
     dead: tuple[str, ...] = ()
     unsure: bool = False
     plain: bool = False
+    cuts_all: bool = False
 
     def cut(self, cookie_header: str) -> str:
         """Return a `Cookie` header without what is dead; all else is left byte for byte."""
+        if self.cuts_all:
+            return ""
         return without(cookie_header, self.dead)
 
 
@@ -124,6 +130,8 @@ class Gate:
         self._by_cookies: dict[str, Seen] = {}
         self._by_handle: dict[str, Seen] = {}
         self._told_unknowable = False
+        self._doubts = 0
+        self._all: weakref.WeakSet[Seen] = weakref.WeakSet()
         self.learns_exchanges = config.provider.session_state_is_sid
         self.nobody = Visit(plain=True)
         config.unmarked.on_add = self._doubt
@@ -164,13 +172,13 @@ class Gate:
                 what = await self._session_in(cookies)
                 if what is not None:
                     found.append((cookies, what))
-            if not found:
+            if not found and not is_ambiguous(cookie_header):
                 plain = not (self.learns_exchanges and COOKIE_NAME in cookie_header)
                 visit = self.nobody if plain else Visit()
                 if not any(name in cookie_header for name in self.names):
                     self._remember(name, visit)
                 return visit
-            judged = self._judged(found, name)
+            judged = None if is_ambiguous(cookie_header) else self._judged(found, name)
             return (
                 judged
                 if judged is not None
@@ -183,28 +191,36 @@ class Gate:
     def _judged(self, found: Found, name: str | bytes) -> Visit | None:
         """Return the judgement of a request where memory has it; otherwise the store must be asked."""
         generation = self.generation()
-        if len(found) > 1 or generation is None or generation != self._marks.generation:
+        if len(found) != 1 or generation is None or generation != self._marks.generation:
             return None
         ((cookies, what),) = found
         seen = what if isinstance(what, Seen) else self._recalled(what)
-        if seen is None or self._has_ended(seen):
+        if seen is None or not self._lives(seen, generation):
             return None
-        seen.lives_at = generation
         return self._found(name, cookies, seen)
 
     async def _judge(self, found: Found, name: str | bytes, cookie_header: str, world: World) -> Visit:
         dead: list[str] = []
         visit = self.nobody
         generation = await self._renew()
+        # Of several sessions each has to be looked at each time.
+        name_of_one = name if len(found) == 1 and not is_ambiguous(cookie_header) else None
         for cookies, what in found:
             seen = what if isinstance(what, Seen) else await self._recognise(what, world)
-            if self._has_ended(seen):
+            if self._lives(seen, generation):
+                visit = self._found(name_of_one, cookies, seen)
+            else:
                 await self._config.tell(SessionRefused(seen.short, during=False))
                 dead.append(cookies)
-            else:
-                seen.lives_at = generation
-                # Of several sessions each has to be looked at each time.
-                visit = self._found(name if len(found) == 1 else None, cookies, seen)
+        if is_ambiguous(cookie_header):
+            # What is left is read as the app will read it. If that has ended, no cookie is let through.
+            left = await self._session_in(without(cookie_header, dead))
+            if left is not None:
+                seen = left if isinstance(left, Seen) else await self._recognise(left, world)
+                if not self._lives(seen, generation):
+                    await self._config.tell(SessionRefused(seen.short, during=False))
+                    return Visit(dead=(cookie_header,), cuts_all=True)
+                visit = Visit(seen)
         if not dead:
             return visit
         if visit.seen is None:  # what else would sign the user in again goes as well
@@ -301,20 +317,17 @@ class Gate:
     ) -> bool:
         """Tell whether an answer may carry a session, and learn of it."""
         generation = await self._renew()
-        if visit.seen is not None:
-            if self._has_ended(visit.seen):
-                await self._undo(visit.seen, carried, world)
-                return False
-            visit.seen.lives_at = generation
+        if visit.seen is not None and not self._lives(visit.seen, generation):
+            await self._undo(visit.seen, carried, world)
+            return False
         if self._is_known(visit, cookies, carried):
             return True
         seen = carried
         if not isinstance(seen, Seen):
             seen = await self._learn(visit, cast("Session", carried), sid, world)
-        if self._has_ended(seen):
+        if not self._lives(seen, generation):
             await self._undo(seen, carried, world)
             return False
-        seen.lives_at = generation
         _put(self._by_cookies, cookies, seen)
         return True
 
@@ -334,11 +347,7 @@ class Gate:
         """
         if visit.seen is None:
             return False
-        generation = await world.beside(self._renew())
-        if self._has_ended(visit.seen):
-            return True
-        visit.seen.lives_at = generation
-        return False
+        return not self._lives(visit.seen, await world.beside(self._renew()))
 
     async def signed_in(self, session: Session, sid: str | None, world: World) -> None:
         """Record a sign-in that the app tells.
@@ -367,14 +376,24 @@ class Gate:
         generation = self.generation()
         marks = self._marks
         while generation is None or generation != marks.generation:
-            since = marks.cursor
-            found = await settle(self._config.store.marks_since(since, limit=_MARKS_AT_ONCE))
-            if not marks.take(found, since):
+            place = marks.place
+            found = await settle(self._config.store.marks_since(place[1], limit=_MARKS_AT_ONCE))
+            if not marks.take(found, place):
                 self._forget()  # what this worker knew of the index may be lost there
             elif len(found.marks) < _MARKS_AT_ONCE:
                 marks.generation = generation
                 break
         return _NO_GENERATION if generation is None else generation
+
+    def _lives(self, seen: Seen, generation: int) -> bool:
+        """Tell whether a session lives, by marks that are complete for a generation; and note it."""
+        doubts = self._doubts
+        if self._has_ended(seen):
+            return False
+        seen.lives_at = generation
+        if self._doubts != doubts:  # another thread could not commit an ending meanwhile
+            seen.lives_at = _NO_GENERATION
+        return True
 
     def _has_ended(self, seen: Seen) -> bool:
         """Tell whether a session has ended, by the marks that are held."""
@@ -485,9 +504,10 @@ class Gate:
             await steps.do("session", partial(self._delete, session_id))
         # Guarded caches have refused what came late; a removal would hit the user's next sign-in.
         if known is not None and not self._config.guarded:
-            await look_again(self._config, Outcome(Work("sign-in", (known,)), (), Removed({})), steps)
+            await look_again(self._config, Outcome(Work("late", (known,)), (), Removed({})), steps)
         if steps.left:
-            await self._config.tell(LogoutFailed("sign-in", seen.short, tuple(steps.left)))
+            await self._config.tell(LogoutFailed("late", seen.short, tuple(steps.left)))
+            put_off(self._config, Work("late", () if known is None else (known,)), Target())
 
     async def _delete(self, session_id: str | None) -> None:
         await settle(self._config.session.delete(session_id or ""))
@@ -511,6 +531,7 @@ class Gate:
 
     def _put_by_handle(self, seen: Seen) -> Seen:
         seen.until = time.time() + self._config.session_lifetime_seconds
+        self._all.add(seen)
         _put(self._by_handle, seen.handles[0], seen)
         return seen
 
@@ -529,8 +550,13 @@ class Gate:
             _put(self.visits, sample(name), (name, visit))
 
     def _doubt(self) -> None:
-        """Have every session looked at again."""
-        for seen in [*self._by_handle.values(), *self._by_cookies.values()]:
+        """Have every session looked at again, those of running requests as well."""
+        self._doubts += 1
+        while True:
+            with suppress(RuntimeError):  # another thread has added one
+                everybody = list(self._all)
+                break
+        for seen in everybody:
             seen.lives_at = _NO_GENERATION
         self.visits.clear()
 

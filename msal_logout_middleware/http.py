@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import parse_qsl
 
@@ -49,13 +50,13 @@ class Request:
 
     def query_value(self, name: str) -> str | None:
         """Return a query parameter; `None` if it is absent or repeated."""
-        return _only(parse_qsl(self.query, keep_blank_values=True), name)
+        return _only(_parsed(self.query), name)
 
     def form_value(self, name: str) -> str | None:
         """Return a field of a urlencoded body; `None` if it is absent or repeated."""
         if not self.body or self.media_type != "application/x-www-form-urlencoded":
             return None
-        return _only(parse_qsl(self.body.decode("latin-1"), keep_blank_values=True), name)
+        return _only(_parsed(self.body.decode("latin-1")), name)
 
     @property
     def is_small_form(self) -> bool:
@@ -70,6 +71,11 @@ class Request:
     def media_type(self) -> str:
         """The body's media type, without parameters, in small letters."""
         return (self.header("content-type") or "").partition(";")[0].strip().lower()
+
+
+@lru_cache(maxsize=1)  # one request is asked for several names
+def _parsed(text: str) -> list[tuple[str, str]]:
+    return parse_qsl(text, keep_blank_values=True)
 
 
 def _only(pairs: list[tuple[str, str]], name: str) -> str | None:

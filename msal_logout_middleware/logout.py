@@ -261,7 +261,7 @@ class Logout:
 
         Raises:
             ValueError: It does not say whose sessions.
-            TypeError: A part of this `Logout` is asynchronous.
+            TypeError: One of them is no string, or a part of this `Logout` is asynchronous.
         """
         return run(self._end(_sought(iss, sub, sid, oid, tid), BlockingWorld()))
 
@@ -278,6 +278,7 @@ class Logout:
 
         Raises:
             ValueError: It does not say whose sessions.
+            TypeError: One of them is no string.
         """
         sought = _sought(iss, sub, sid, oid, tid)
         return await drive(lambda world: self._end(sought, world), blocks=self.blocks)
@@ -295,7 +296,7 @@ class Logout:
 
         Raises:
             ValueError: It does not say whose sessions.
-            TypeError: A part of this `Logout` is asynchronous.
+            TypeError: One of them is no string, or a part of this `Logout` is asynchronous.
             StoreError: The store cannot be asked.
         """
         return run(remote.count(self._config, _sought(iss, sub, sid, oid, tid)))
@@ -313,6 +314,7 @@ class Logout:
 
         Raises:
             ValueError: It does not say whose sessions.
+            TypeError: One of them is no string.
             StoreError: The store cannot be asked.
         """
         sought = _sought(iss, sub, sid, oid, tid)
@@ -370,11 +372,18 @@ class Logout:
 
 
 def _sought(iss: str | None, sub: str | None, sid: str | None, oid: str | None, tid: str | None) -> Sought:
+    for name, value in {"iss": iss, "sub": sub, "sid": sid, "oid": oid, "tid": tid}.items():
+        if not isinstance(value, (str, NoneType)):
+            raise TypeError(
+                f"{name}= must be a string, as in the ID token, not of type {type(value).__name__}"
+            )
+        if value == "":
+            raise ValueError(f"{name}= is empty, which names nobody")
     if (oid is None) != (tid is None):
         raise ValueError("oid= and tid= name a user together")
     if sub is not None and iss is None:
         raise ValueError("sub= names a user only together with iss=, the iss of their ID tokens")
-    named = [name for name, value in {"sub": sub, "sid": sid, "oid": oid}.items() if value]
+    named = [name for name, value in {"sub": sub, "sid": sid, "oid": oid}.items() if value is not None]
     if not named or ("oid" in named and len(named) > 1):
         raise ValueError("say whose sessions: by iss= and sub=, by sid=, or by oid= and tid=")
     return Sought(iss=iss, sub=sub, sid=sid, oid=oid, tid=tid)

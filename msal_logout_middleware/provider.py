@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
@@ -384,7 +385,12 @@ def _tenant_ids(tenants: Sequence[str] | None) -> frozenset[str] | None:
 
 
 def _is_endpoint(url: Any) -> bool:
-    if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+    return isinstance(url, str) and _is_endpoint_text(url)
+
+
+@lru_cache(maxsize=64)
+def _is_endpoint_text(url: str) -> bool:
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
         return False
     try:
         parts = urlsplit(url)

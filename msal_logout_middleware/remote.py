@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ._drive import settle
+from .caches import Removed
 from .configuration import Configuration
-from .ending import Outcome, Steps, Target, Work, end_sessions, is_of
+from .ending import Outcome, Steps, Target, Work, end_sessions, finish, is_of, put_off
 from .events import Channel
 from .records import KnownSession, key, opened
-from .stores import Jti, KeyMark
+from .stores import Jti, KeyMark, SessionRecord
 
 # How far the provider's clock may be ahead of ours, where only ours can say what came before.
 _AHEAD_SECONDS = 15 * 60.0
@@ -91,13 +92,15 @@ async def end(
         jti: The logout token's.
     """
     keys = sought.keys(config)
-    target = Target(
-        found_by=keys,
-        spared=await steps.do("find", lambda: _taken_over(config, keys)) or (),
-        keys=() if before is None else tuple(KeyMark(key, before) for key in keys),
-        jti=jti,
-    )
-    return await end_sessions(config, Work(channel, known, sought.user), steps, target=target)
+    work = Work(channel, known, sought.user)
+    marks = () if before is None else tuple(KeyMark(key, before) for key in keys)
+    target = Target(found_by=keys, keys=marks, jti=jti)
+    taken_over = await steps.do("find", lambda: spared(config, keys))
+    if taken_over is None:  # whose they are by now cannot be told, and nobody else's may end
+        put_off(config, work, target)
+        steps.leave("mark")
+        return await finish(config, Outcome(work, tuple(steps.left), Removed({})), steps)
+    return await end_sessions(config, work, steps, target=target.sparing(taken_over))
 
 
 async def end_by_administrator(config: Configuration, sought: Sought, steps: Steps) -> EndedSessions:
@@ -112,17 +115,35 @@ async def count(config: Configuration, sought: Sought) -> int:
     return len({record.session for records in found for record in records})
 
 
-async def _taken_over(config: Configuration, keys: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the sessions that are somebody else's by now, under the same id: nobody asked to end those."""
-    if not config.server_side:
+async def spared(
+    config: Configuration, keys: tuple[str, ...], *, signed_in_after: float | None = None
+) -> tuple[str, ...]:
+    """Return the sessions that are found and not meant.
+
+    Args:
+        config: The configuration.
+        keys: What finds them.
+        signed_in_after: When the sign-out was asked for, if that is a while ago, in seconds since 1970: who has
+            signed in since is not meant.
+
+    Returns:
+        Those, and sessions that are somebody else's by now under the same id.
+    """
+    if not config.server_side and signed_in_after is None:
         return ()
     found = []
     for one in keys:
         for record in await settle(config.store.find(one)):
-            known = opened(config.seal, record.data)
-            if known is None or known.session_id is None:
-                continue
-            held = await settle(config.session.load(known.session_id))
-            if held is not None and held.claims is not None and not is_of(known, held.claims):
+            recorded_at = record.expires_at - config.session_lifetime_seconds
+            is_later = signed_in_after is not None and recorded_at > signed_in_after
+            if is_later or await _is_taken_over(config, record):
                 found.append(record.session)
     return tuple(found)
+
+
+async def _is_taken_over(config: Configuration, record: SessionRecord) -> bool:
+    known = opened(config.seal, record.data)
+    if known is None or known.session_id is None:
+        return False
+    held = await settle(config.session.load(known.session_id))
+    return held is not None and held.claims is not None and not is_of(known, held.claims)

@@ -14,6 +14,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 _MINIMUM_BYTES = 16
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
 _HOW = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
 
 
@@ -92,5 +93,4 @@ def _derive(secret: bytes, use: str) -> bytes:
 
 def _mac(key: bytes, purpose: str, parts: tuple[Any, ...]) -> str:
     # JSON separates the parts, so that ("ab", "c") and ("a", "bc") differ.
-    text = json.dumps([purpose, *parts], sort_keys=True, separators=(",", ":"), default=str)
-    return hmac.digest(key, text.encode(), "sha256").hex()
+    return hmac.digest(key, _canonical([purpose, *parts]).encode(), "sha256").hex()

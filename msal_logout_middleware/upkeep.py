@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
+from . import remote
 from ._drive import World, settle
 from .configuration import Configuration
 from .ending import Steps, Unfinished, end_sessions, resume
@@ -18,26 +21,39 @@ _ROWS_AT_ONCE = 20
 
 
 async def tidy(config: Configuration, gate: Gate, world: World) -> None:
-    """Commit the endings that could not be, go on with the journal, and forget what is over."""
-    try:
-        for unfinished in config.unmarked.take():
-            if isinstance(unfinished, Unfinished):
-                await _commit(config, unfinished, world)
-        while await settle(config.store.open_rows()):
-            rows = await settle(config.store.take(limit=_ROWS_AT_ONCE, lease_seconds=LEASE_SECONDS))
-            for row in rows:
-                try:
-                    await resume(config, row, Steps(config, world))
-                except LogoutError as error:
-                    logger.error("journal: %s", error)  # noqa: TRY400  # our own sentence says it all
-            if len(rows) < _ROWS_AT_ONCE:
-                break
-    except Exception as error:  # any engine's; the next round comes
-        said = error if isinstance(error, LogoutError) else type(error).__name__
-        logger.warning("journal: the store could not be asked: %s", said)
+    """Commit the endings that could not be, go on with the journal, and forget what is over.
+
+    Nothing is raised: what fails is told, and the next round comes.
+    """
+    for number, unfinished in config.unmarked.take():
+        if isinstance(unfinished, Unfinished):
+            await _guarded(_commit(config, number, unfinished, world))
+    await _guarded(_go_on(config, world))
     gate.sweep()
 
 
-async def _commit(config: Configuration, unfinished: Unfinished, world: World) -> None:
-    await end_sessions(config, unfinished.work, Steps(config, world), target=unfinished.target)
-    config.unmarked.done(unfinished)  # if it failed again, it has been added again
+async def _commit(config: Configuration, number: int, unfinished: Unfinished, world: World) -> None:
+    """Commit an ending at last; whoever has signed in since is spared."""
+    target = unfinished.target
+    spared = await remote.spared(config, target.found_by, signed_in_after=unfinished.asked_at)
+    target = target.sparing(spared)
+    await end_sessions(config, unfinished.work, Steps(config, world), target=target)
+    config.unmarked.done(number)  # if it failed again, it has been added again
+
+
+async def _go_on(config: Configuration, world: World) -> None:
+    """Take up the journal's open rows, each once: one that fails comes again when its lease is over."""
+    while await settle(config.store.open_rows()):
+        rows = await settle(config.store.take(limit=_ROWS_AT_ONCE, lease_seconds=LEASE_SECONDS))
+        for row in rows:
+            await _guarded(resume(config, row, Steps(config, world, retry_seconds=0)))
+        if len(rows) < _ROWS_AT_ONCE:
+            return
+
+
+async def _guarded(flow: Coroutine[Any, Any, object]) -> None:
+    try:
+        await flow
+    except Exception as error:  # any engine's, or of a row that another version wrote
+        said = error if isinstance(error, LogoutError) else type(error).__name__
+        logger.error("journal: %s", said)  # noqa: TRY400  # an engine's text may quote what it was given

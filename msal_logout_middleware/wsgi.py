@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -20,6 +21,8 @@ from .logout import AppView, Logout, check_app
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+logger = logging.getLogger("msal_logout_middleware")
 
 _WORLD = BlockingWorld()
 _NOT_REMEMBERED = ("", Visit())
@@ -274,7 +277,10 @@ class _Upkeep:
 def _keep_tidy(logout: weakref.ref[Logout]) -> None:
     wait = threading.Event().wait
     while (found := logout()) is not None:
-        run(found.tidy(_WORLD))
+        try:
+            run(found.tidy(_WORLD))
+        except Exception:  # nothing that goes wrong may be the end of it
+            logger.exception("upkeep failed")
         del found
         wait(upkeep.INTERVAL_SECONDS)
 

@@ -8,8 +8,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
@@ -84,6 +83,31 @@ class _Work:
         return self.leased_until <= now or self.leased_at > now + CLOCK_STEP_SECONDS
 
 
+class _Turn:
+    """One caller at a time, in the process that made the store; entering it gives the time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> float:
+        if os.getpid() != self._pid:
+            raise StoreError(
+                "this MemoryStore was made in another process, before the server forked its workers: each worker"
+                " would know only its own sign-outs. Use SQLiteStore, which all workers of a machine share"
+            )
+        self._lock.acquire()
+        try:
+            return self._clock()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, *_error: object) -> None:
+        self._lock.release()
+
+
 class MemoryStore:
     """Keeps everything in the memory of the process that made it, and loses it with the process.
 
@@ -108,12 +132,10 @@ class MemoryStore:
         token_cache_lifetime_seconds: float = TOKEN_CACHE_LIFETIME_SECONDS,
         removed_row_seconds: float = REMOVED_ROW_SECONDS,
     ) -> None:
-        self._clock = clock
         self._token_cache_lifetime = token_cache_lifetime_seconds
         self._removed_row = removed_row_seconds
-        self._pid = os.getpid()
         self._forks = _forks
-        self._lock = threading.Lock()
+        self._turn = _Turn(clock)
         self._epoch = secrets.token_hex(16)
         self._sequence = 0
         self._token_caches: _Table[Loaded] = _Table()
@@ -141,13 +163,13 @@ class MemoryStore:
     def load(self, key: str) -> Loaded:
         """Return the token cache under a key; one that was never there has the version `""`."""
         _refuse_surrogates(key)
-        with self._turn() as now:
+        with self._turn as now:
             return self._load(key, now)
 
     def replace(self, key: str, expected: str, data: bytes | None) -> bool:
         """Write a token cache (`None`: remove it) if its version is still the expected one."""
         _refuse_surrogates(key)
-        with self._turn() as now:
+        with self._turn as now:
             if self._load(key, now).version != expected:
                 return False
             expires_at = now + (self._removed_row if data is None else self._token_cache_lifetime)
@@ -162,7 +184,7 @@ class MemoryStore:
 
     def add(self, record: SessionRecord, *, sign_in: bool) -> bool:
         """Record a session under its first handle; `False` if it has ended."""
-        with self._turn() as now:
+        with self._turn as now:
             if self._has_ended(record, now):
                 return False
             if not sign_in and self._records.live(record.handle, now):
@@ -174,7 +196,7 @@ class MemoryStore:
 
     def join(self, record: SessionRecord) -> bool:
         """Record one more handle of a session, or more keys of one that it has; `False` if it has ended."""
-        with self._turn() as now:
+        with self._turn as now:
             if self._has_ended(record, now):
                 return False
             old = self._records.live(record.handle, now)
@@ -185,18 +207,18 @@ class MemoryStore:
 
     def get(self, handle: str) -> SessionRecord | None:
         """Return the record of a live handle."""
-        with self._turn() as now:
+        with self._turn as now:
             return self._records.live(handle, now)
 
     def find(self, key: str) -> Sequence[SessionRecord]:
         """Return the live records that are found by a key, in the order in which they were recorded."""
-        with self._turn() as now:
+        with self._turn as now:
             found = (self._records.live(handle, now) for handle in self._handles_by_key.get(key, ()))
             return [record for record in found if record]
 
     def end(self, ending: Ending) -> Ended:
         """End sessions: marks, journal and `jti` in one operation. Every ending is committed here."""
-        with self._turn() as now:
+        with self._turn as now:
             if ending.jti and self._jtis.live(ending.jti.key, now):
                 return Ended(claimed=False, row=None, sequence=self._sequence)
             if ending.jti:
@@ -225,7 +247,7 @@ class MemoryStore:
         """Lease open journal rows whose lease has run out, the oldest first, so that no other worker does."""
         if limit < 1:
             raise ValueError("limit must be at least 1")
-        with self._turn() as now:
+        with self._turn as now:
             taken: list[JournalRow] = []
             for row, work in self._journal.items():
                 if len(taken) == limit:
@@ -237,14 +259,14 @@ class MemoryStore:
 
     def finish(self, row: str) -> None:
         """Clear a journal row; no error if it is gone."""
-        with self._turn():
+        with self._turn:
             self._journal.pop(row, None)
 
     def marks_since(self, cursor: int, *, limit: int) -> Marks:
         """Return unexpired marks after a cursor (0: from the start), at most `limit`, in order."""
         if limit < 1:
             raise ValueError("limit must be at least 1")
-        with self._turn() as now:
+        with self._turn as now:
             marks: list[Mark] = []
             for sequence in range(max(cursor + 1, self._first_mark), self._sequence + 1):
                 mark = self._marks_by_sequence.get(sequence)
@@ -261,7 +283,7 @@ class MemoryStore:
 
     def open_rows(self) -> int:
         """Return how many journal rows are not finished, leased or not."""
-        with self._turn():
+        with self._turn:
             return len(self._journal)
 
     # Upkeep
@@ -270,7 +292,7 @@ class MemoryStore:
         """Forget all that has expired; return how many things that was. Each write sweeps a little by itself."""
         total = 0
         while True:
-            with self._turn() as now:
+            with self._turn as now:
                 swept = self._sweep(now)
             total += swept
             if swept < _SWEPT_BY_A_WRITE:
@@ -278,17 +300,6 @@ class MemoryStore:
 
     def close(self) -> None:
         """Do nothing: there are no connections, and what is kept is kept until the process ends."""
-
-    @contextmanager
-    def _turn(self) -> Iterator[float]:
-        """One caller at a time; yields the time."""
-        if os.getpid() != self._pid:
-            raise StoreError(
-                "this MemoryStore was made in another process, before the server forked its workers: each worker"
-                " would know only its own sign-outs. Use SQLiteStore, which all workers of a machine share"
-            )
-        with self._lock:
-            yield self._clock()
 
     def _insert(self, record: SessionRecord, now: float) -> None:
         self._forget_record(record.handle)  # the one in whose place it comes
