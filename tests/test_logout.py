@@ -1,6 +1,7 @@
 """What is checked when a `Logout` and its middleware are constructed."""
 
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from flask import Flask
@@ -98,6 +99,24 @@ def test_what_was_given_in_place_of_a_store_is_not_told():
     with pytest.raises(TypeError) as raised:
         make(store="redis://:password@cache.example.com")
     assert "password" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("whose", "error", "message"),
+    [
+        ({"sid": "a-session", "oid": "ann", "tid": "a-tenant"}, ValueError, "say whose sessions"),
+        ({"sid": ""}, ValueError, "sid= is empty"),
+        ({"sub": "ann", "iss": ""}, ValueError, "iss= is empty"),
+        ({"oid": "ann", "tid": ""}, ValueError, "tid= is empty"),
+        ({"oid": UUID(int=1), "tid": UUID(int=2)}, TypeError, "oid= must be a string, .* not of type UUID"),
+        ({"sid": b"a-session"}, TypeError, "sid= must be a string"),
+    ],
+)
+def test_ending_sessions_of_nobody_is_a_mistake_and_not_a_success(whose, error, message):
+    logout = make()
+    for call in (logout.end_sessions, logout.count_sessions):
+        with pytest.raises(error, match=message):
+            call(**whose)
 
 
 def test_secret_is_derived_from_the_framework_s_own():
