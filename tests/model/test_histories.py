@@ -25,11 +25,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from msal_logout_middleware import LogoutTokenRules, Provider
+from msal_logout_middleware import LogoutTokenRules
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.testing.store_contract import Clock
 from tests.doors import Browser, WsgiDoor
+from tests.model.conftest import Registration
 from tests.model.workers import Killed, Loops, OpenDoor, Worker
 from tests.races.token_endpoint import part
 from tests.sites import KINDS, Site
@@ -75,10 +76,10 @@ class Login:
 class Histories(RuleBasedStateMachine):
     """Two workers, two people, and whatever may happen to them."""
 
-    def __init__(self, kind: str, keeps: str, provider: Any, client: Any, loops: Loops) -> None:
+    def __init__(self, kind: str, keeps: str, registration: Registration, loops: Loops) -> None:
         super().__init__()
         self.kind, self.keeps = kind, keeps
-        self.provider, self.client, self.loops = provider, client, loops
+        self.registration, self.loops = registration, loops
         self.folder: tempfile.TemporaryDirectory[str] | None = None
 
     @initialize(ahead=st.sampled_from([-SKEW_SECONDS, -30, 0, 30, SKEW_SECONDS - STEPS]), early=st.booleans())
@@ -87,9 +88,7 @@ class Histories(RuleBasedStateMachine):
         self.now = time.time() + ahead  # by the provider's clock
         self.site = Site(self.kind, KINDS[self.kind], store=self._store())
         self.site.build(
-            provider=Provider.discover(
-                self.provider.generic.oidc_authority, self.client.client_id, verify=self.provider.ca_file
-            ),
+            provider=self.registration.known,
             logout_token_rules=LogoutTokenRules(clock_skew_seconds=SKEW_SECONDS),
         )
         self.workers = [Worker(self.site, self.loops) for _ in range(2)]
@@ -156,8 +155,8 @@ class Histories(RuleBasedStateMachine):
     def _claims(self, user: str) -> dict[str, Any]:
         return claims_of(
             user,
-            iss=self.provider.generic.oidc_authority,
-            aud=self.client.client_id,
+            iss=self.registration.iss,
+            aud=self.registration.client.client_id,
             sid=self.sids[user],
             iat=int(self.now),
             nonce=uuid4().hex,
@@ -278,7 +277,7 @@ class Histories(RuleBasedStateMachine):
             bearer = self._in(bearer.browser)
             if bearer is not None:
                 bearer.is_known = True
-        query = f"sid={found}" + (f"&iss={self.provider.generic.oidc_authority}" if iss else "")
+        query = f"sid={found}" + (f"&iss={self.registration.iss}" if iss else "")
 
         def log_out() -> None:
             answer = browser.get(f"/logout/front-channel?{query}", site="cross-site")
@@ -297,8 +296,7 @@ class Histories(RuleBasedStateMachine):
     def _back_channel(self, user: str, sid: str, by: str, door: Any) -> None:
         named = {"sub": f"sub-of-{user}", "sid": sid}
         named = {name: value for name, value in named.items() if by in (name, "both")}
-        token = self.provider.logout_token(self.client, **named, iat=int(self.now), exp=int(self.now) + 120)
-        answer = Browser(door).post("/logout/back-channel", {"logout_token": token}, site=None)
+        answer = self.registration.log_out(door, **named, iat=int(self.now), exp=int(self.now) + 120)
         assert (answer.status, answer.body) == (200, b"")
         ended = [
             one for one in self._live() if one.is_meant(user if "sub" in named else None, named.get("sid"))
@@ -386,7 +384,7 @@ class Histories(RuleBasedStateMachine):
                 else:
                     self._back_channel(login.user, sid, by, door)
                 cache.add(refreshed(claims))
-            session["user" if refreshes else "note"] = claims
+            session.update({"user": claims} if refreshes else {"late": True})
 
         self.site.does["late"] = view
         before = self._cookie(browser)
@@ -471,10 +469,9 @@ MANY = [
 
 @pytest.mark.parametrize(("keeps", "histories"), [*FEW, *MANY])
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_live_session_is_refused_and_no_ended_one_is_served(kind, keeps, histories, provider, loops):
-    client = provider.generic.register(redirect_uris=["http://localhost/redirect"])
+def test_no_live_session_is_refused_and_no_ended_one_is_served(kind, keeps, histories, registration, loops):
     run_state_machine_as_test(
-        lambda: Histories(kind, keeps, provider, client, loops),
+        lambda: Histories(kind, keeps, registration, loops),
         settings=settings(
             max_examples=histories,
             stateful_step_count=STEPS,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future
 from typing import Any
 
 from msal_logout_middleware import Logout, asgi, wsgi
@@ -80,6 +79,11 @@ class OpenDoor(AsgiDoor):
         return self._loops.run(self._call(method, path, headers, body, scope))
 
 
+class _NeverTidyByItself(asgi.LogoutMiddleware):
+    def _start_upkeep(self) -> None:
+        pass
+
+
 class Worker:
     """One worker: what it knows is lost when it is gone. Only its machine tells it to tidy up."""
 
@@ -87,9 +91,7 @@ class Worker:
         self.store = Mortal(site.store)
         self.logout = Logout(**site.options | {"store": self.store})
         if site.is_asgi:
-            around = asgi.LogoutMiddleware(site.app, self.logout)
-            around._upkeep = Future()  # which is never done
-            self.door: Any = OpenDoor(around, loops)
+            self.door: Any = OpenDoor(_NeverTidyByItself(site.app, self.logout), loops)
         else:
             within = wsgi.LogoutMiddleware(site.app, self.logout)
             within._upkeep.runs = True
