@@ -54,7 +54,9 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
 
 async def _cookies_session(config: Configuration, request: Request, steps: Steps) -> Session | None:
     """Return the session of the request's cookie, in which somebody is signed in."""
-    if not any(request.cookies(cookie.name) for cookie in config.session.cookies):
+    if not request.cookie_header or not any(
+        request.cookies(cookie.name) for cookie in config.session.cookies
+    ):
         return None
     session = await steps.do("read", lambda: settle(config.session.read(request.cookie_header)))
     return session if session is not None and session.claims is not None else None

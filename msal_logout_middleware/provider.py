@@ -240,10 +240,7 @@ class Provider:
 
     def origins(self) -> tuple[str, ...]:
         """Return the origins that the provider's pages have, as far as they are known without network."""
-        urls = [url for endpoints in self.endpoints.values() for url in endpoints.pages()]
-        hosts = {urlsplit(url).netloc for url in urls}
-        aliases = [f"https://{host}" for group in _ALIASES if hosts.intersection(group) for host in group]
-        return tuple(dict.fromkeys([*map(origin_of, urls), *aliases]))
+        return _origins(tuple(url for endpoints in self.endpoints.values() for url in endpoints.pages()))
 
     async def trust(self, world: World, *, wait_seconds: float = 1.0) -> Trust | None:
         """Return whom to believe that a user has signed out; `None` if that cannot be had in time, or is nobody.
@@ -382,6 +379,13 @@ def _tenant_ids(tenants: Sequence[str] | None) -> frozenset[str] | None:
     if not found or not all(isinstance(tenant, str) and TENANT_ID.fullmatch(tenant) for tenant in found):
         raise ValueError(f"tenants={tenants!r} must be a list of tenant ids")
     return frozenset(tenant.lower() for tenant in tenants)
+
+
+@lru_cache(maxsize=16)
+def _origins(urls: tuple[str, ...]) -> tuple[str, ...]:
+    hosts = {urlsplit(url).netloc for url in urls}
+    aliases = [f"https://{host}" for group in _ALIASES if hosts.intersection(group) for host in group]
+    return tuple(dict.fromkeys([*map(origin_of, urls), *aliases]))
 
 
 def _is_endpoint(url: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .seal import Seal
@@ -76,7 +76,9 @@ class KnownSession:
             session: Groups the handles of the session.
             expires_at: When the session's lifetime is over, in seconds since 1970.
         """
-        data = seal.seal("record", self.as_json() | {"group": session})
+        known = replace(self, group=session)
+        data = seal.seal("record", known.as_json())
+        seal.keep_at_hand(data, known)
         return SessionRecord(self.handles[0], session, self.keys, self.issued_at, data, expires_at)
 
 
@@ -111,8 +113,10 @@ def known_session(
 
 def opened(seal: Seal, data: bytes) -> KnownSession | None:
     """Return what a record's data says; `None` if no secret opens it any more."""
-    value = seal.open("record", data)
-    return None if value is None else KnownSession.from_json(value)
+    known: KnownSession | None = seal.at_hand(data)
+    if known is None and (value := seal.open("record", data)) is not None:
+        known = KnownSession.from_json(value)
+    return known
 
 
 def handles(seal: Seal, session: Session) -> tuple[str, ...]:

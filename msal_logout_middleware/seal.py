@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 _MINIMUM_BYTES = 16
+_AT_HAND = 4096
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
 _HOW = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
 
@@ -29,6 +31,7 @@ class Seal:
     """
 
     def __init__(self, secrets: Sequence[str | bytes]) -> None:
+        self._at_hand: dict[bytes, Any] = {}
         self._secrets = [s.encode() if isinstance(s, str) else s for s in secrets]
         if not self._secrets:
             raise ValueError(
@@ -44,7 +47,9 @@ class Seal:
 
     def hashes(self, purpose: str, *parts: Any) -> tuple[str, ...]:
         """Return the keyed hash of JSON values by each secret, the first first, so that a rotation loses nothing."""
-        return tuple(_mac(key, purpose, parts) for key in self._hash_keys)
+        # JSON separates the parts, so that ("ab", "c") and ("a", "bc") differ.
+        text = _canonical([purpose, *parts]).encode()
+        return tuple(_mac(keyed, text) for keyed in self._keyed)
 
     def seal(self, purpose: str, value: Any) -> bytes:
         """Encrypt a JSON value."""
@@ -58,6 +63,17 @@ class Seal:
             return None
         return value if meant_for == purpose else None
 
+    def keep_at_hand(self, sealed: bytes, opened: Any) -> None:
+        """Remember what this process has sealed, so that it need not open it; the oldest is forgotten."""
+        self._at_hand[sealed] = opened
+        if len(self._at_hand) > _AT_HAND:
+            with suppress(StopIteration, RuntimeError):  # another thread did
+                self._at_hand.pop(next(iter(self._at_hand)), None)
+
+    def at_hand(self, sealed: bytes) -> Any | None:
+        """Return what `keep_at_hand` was told of sealed bytes, if it is still known."""
+        return self._at_hand.get(sealed)
+
     def sign(self, purpose: str, value: Any) -> str:
         """Return a signed token that carries a JSON value in clear, for URLs, cookies and forms."""
         return self._serializer(purpose).dumps(value)
@@ -70,8 +86,8 @@ class Seal:
             return None
 
     @cached_property
-    def _hash_keys(self) -> tuple[bytes, ...]:
-        return tuple(_derive(secret, "hash") for secret in self._secrets)
+    def _keyed(self) -> tuple[hmac.HMAC, ...]:
+        return tuple(hmac.new(_derive(secret, "hash"), digestmod="sha256") for secret in self._secrets)
 
     @cached_property
     def _fernet(self) -> MultiFernet:
@@ -91,6 +107,7 @@ def _derive(secret: bytes, use: str) -> bytes:
     return hmac.digest(secret, f"msal-logout-middleware/{use}".encode(), "sha256")
 
 
-def _mac(key: bytes, purpose: str, parts: tuple[Any, ...]) -> str:
-    # JSON separates the parts, so that ("ab", "c") and ("a", "bc") differ.
-    return hmac.digest(key, _canonical([purpose, *parts]).encode(), "sha256").hex()
+def _mac(keyed: hmac.HMAC, text: bytes) -> str:
+    mac = keyed.copy()
+    mac.update(text)
+    return mac.hexdigest()
