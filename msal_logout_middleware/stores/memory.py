@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Generic, TypeVar
 
 from ..errors import StoreError
@@ -137,6 +138,7 @@ class MemoryStore:
         self._forks = _forks
         self._turn = _Turn(clock)
         self._epoch = secrets.token_hex(16)
+        self._names = count(1)  # of versions and rows: they are this store's, and go with it
         self._sequence = 0
         self._token_caches: _Table[Loaded] = _Table()
         self._records: _Table[SessionRecord] = _Table()
@@ -173,7 +175,7 @@ class MemoryStore:
             if self._load(key, now).version != expected:
                 return False
             expires_at = now + (self._removed_row if data is None else self._token_cache_lifetime)
-            self._token_caches.put(key, Loaded(data, secrets.token_hex(16)), expires_at)
+            self._token_caches.put(key, Loaded(data, str(next(self._names))), expires_at)
             self._sweep(now)
             return True
 
@@ -237,7 +239,7 @@ class MemoryStore:
                 self._mark(self._key_marks, Mark("key", key, before, 0, ending.expires_at), now)
             row = None
             if ending.work is not None:
-                row = secrets.token_hex(16)
+                row = str(next(self._names))
                 data = tuple(dict.fromkeys(record.data for record in records))
                 self._journal[row] = _Work(ending.work, data, now, now + ending.lease_seconds)
             self._sweep(now)
