@@ -29,7 +29,9 @@ _hop: ContextVar[_Hop | None] = ContextVar("msal_logout_middleware.hop", default
 async def settle(value: MaybeAwaitable[T]) -> T:
     """Return a plain value as it is, and the result of an awaitable."""
     found: Any = value
-    if hasattr(found, "__await__"):  # `inspect.isawaitable` takes six times as long, and most values are plain
+    if hasattr(
+        found, "__await__"
+    ):  # `inspect.isawaitable` takes six times as long, and most values are plain
         hop = _hop.get()
         found = await found if hop is None else hop(found)
     return cast("T", found)

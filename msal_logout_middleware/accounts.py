@@ -33,7 +33,6 @@ _APP_METADATA: Final = "AppMetadata"
 _KNOWN: Final = frozenset({"AccessToken", "RefreshToken", "IdToken", "Account", _APP_METADATA})
 _DECODER: Final = json.JSONDecoder(parse_int=float)  # no number is too long, and none is written back
 _GUID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_NOTHING: Final = re.compile("(?!)")
 _skip_space: Final = re.compile(r"[ \t\n\r]*").match
 
 
@@ -96,15 +95,17 @@ class _User(NamedTuple):
             return True
         return bool(self.oid and self.tid) and (self.oid, self.tid) == (other.oid, other.tid)
 
-    @property
-    def implied(self) -> re.Pattern[str]:
-        """The `home_account_id`s, in small letters, that follow from claims: `oid.tid`, and B2C's `oid-policy.tid`."""
-        uids = "|".join(
-            re.escape(uid) for uid in (self.oid, self.sub.lower()) if uid
-        )  # B2C's `sub` is the `oid`
-        if not uids or not self.tid:
-            return _NOTHING
-        return re.compile(rf"(?:{uids})(?:-[^.]*)?\.{re.escape(self.tid)}")
+    def implied_ends(self, text: str) -> Iterator[int]:
+        """Yield where a `home_account_id` ends that a text, in small letters, begins with and that follows from claims.
+
+        They are `oid.tid`, and B2C's `oid-policy.tid`.
+        """
+        for uid in (self.oid, self.sub.lower()):  # B2C's `sub` is the `oid`
+            if not uid or not self.tid or not text.startswith((f"{uid}.", f"{uid}-")):
+                continue
+            dot = text.find(".", len(uid))
+            if dot >= 0 and text.startswith(self.tid, dot + 1):
+                yield dot + 1 + len(self.tid)
 
     @property
     def hosts(self) -> frozenset[str]:
@@ -199,7 +200,6 @@ class _Accounts:
             } - {""}
             user = user._replace(iss=issuers.pop() if len(issuers) == 1 else "")
         bare = {user.sub, user.sub.lower()}
-        implied = user.implied
         ids: set[str] = set()
         seen: dict[tuple[str, ...], set[bool]] = {}
         for entry in entries:
@@ -210,7 +210,7 @@ class _Accounts:
                 if named or entry.says_whose:
                     for place in entry.places:
                         seen.setdefault((entry.home, *place), set()).add(named)
-            elif named or implied.fullmatch(entry.home.lower()):
+            elif named or len(entry.home) in user.implied_ends(entry.home.lower()):
                 ids.add(entry.home.lower())
         return cls(user, frozenset(ids), seen)
 
@@ -238,8 +238,7 @@ class _Accounts:
     def _own_key(self, key: str) -> bool:
         if key.startswith(tuple(f"{home}-" for home in self.ids)):
             return True
-        implied = self.user.implied.match(key)
-        if implied is not None and key.startswith("-", implied.end()):
+        if any(key.startswith("-", end) for end in self.user.implied_ends(key)):
             return True
         somebodys = {place[1] for place, seen in self.seen.items() if False in seen}
         environments = self.user.hosts.union(place[1] for place in self.seen) - somebodys

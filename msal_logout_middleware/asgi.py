@@ -106,11 +106,14 @@ class LogoutMiddleware:
             return
         cookies = [value for name, value in scope.get("headers", ()) if name == b"cookie"]
         visit = await self._admit(b"; ".join(cookies)) if cookies else self._gate.nobody
-        if visit.dead or visit.unsure:
+        if visit.unsure or (visit.dead and visit.seen is None):
             await receive()  # the handshake
             code = _TRY_AGAIN_LATER if visit.unsure else _POLICY_VIOLATION
             await send({"type": "websocket.close", "code": code})
-        elif visit.seen is None or not self.logout.configuration.close_websockets:
+            return
+        if visit.dead:  # beside one that lives
+            scope = {**scope, "headers": _without_dead(scope["headers"], visit)}
+        if visit.seen is None or not self.logout.configuration.close_websockets:
             await self.app(scope, receive, send)
         else:
             await self._watched(scope, receive, send, visit, _close)

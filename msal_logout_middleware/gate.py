@@ -24,7 +24,7 @@ from . import pages
 from ._drive import World, settle
 from .caches import Removed
 from .configuration import Configuration
-from .cookies import MOST_SESSIONS, is_ambiguous, session_cookies, without
+from .cookies import MOST_SESSIONS, is_torn, session_cookies, without
 from .ending import Outcome, Steps, Target, Work, end_sessions, look_again, put_off
 from .errors import LogoutError
 from .events import LogoutFailed, SessionRefused, SessionUnknowable, StoreUnreachable
@@ -92,7 +92,7 @@ class Visit:
         dead: Session cookies to be cut out, each as a header of its own.
         unsure: Whether it cannot be told if a session of the request lives.
         plain: Whether nothing but the headers of the answer need be looked at.
-        cuts_all: Whether all cookies are cut out, since it cannot be told which of them the app reads the dead one in.
+        cuts_all: Whether all cookies are cut out, since no browser sends such ones.
     """
 
     seen: Seen | None = None
@@ -166,19 +166,19 @@ class Gate:
         found: list[tuple[str, Session | Seen]] = []
         try:
             candidates = session_cookies(cookie_header, self.names)
-            if len(candidates) > MOST_SESSIONS:
-                return Visit(dead=candidates)
+            if len(candidates) > MOST_SESSIONS or is_torn(cookie_header, self.names):
+                return Visit(dead=candidates, cuts_all=True)
             for cookies in candidates:
                 what = await self._session_in(cookies)
                 if what is not None:
                     found.append((cookies, what))
-            if not found and not is_ambiguous(cookie_header):
+            if not found:
                 plain = not (self.learns_exchanges and COOKIE_NAME in cookie_header)
                 visit = self.nobody if plain else Visit()
                 if not any(name in cookie_header for name in self.names):
                     self._remember(name, visit)
                 return visit
-            judged = None if is_ambiguous(cookie_header) else self._judged(found, name)
+            judged = self._judged(found, name)
             return (
                 judged
                 if judged is not None
@@ -204,7 +204,7 @@ class Gate:
         visit = self.nobody
         generation = await self._renew()
         # Of several sessions each has to be looked at each time.
-        name_of_one = name if len(found) == 1 and not is_ambiguous(cookie_header) else None
+        name_of_one = name if len(found) == 1 else None
         for cookies, what in found:
             seen = what if isinstance(what, Seen) else await self._recognise(what, world)
             if self._lives(seen, generation):
@@ -212,15 +212,6 @@ class Gate:
             else:
                 await self._config.tell(SessionRefused(seen.short, during=False))
                 dead.append(cookies)
-        if is_ambiguous(cookie_header):
-            # What is left is read as the app will read it. If that has ended, no cookie is let through.
-            left = await self._session_in(without(cookie_header, dead))
-            if left is not None:
-                seen = left if isinstance(left, Seen) else await self._recognise(left, world)
-                if not self._lives(seen, generation):
-                    await self._config.tell(SessionRefused(seen.short, during=False))
-                    return Visit(dead=(cookie_header,), cuts_all=True)
-                visit = Visit(seen)
         if not dead:
             return visit
         if visit.seen is None:  # what else would sign the user in again goes as well

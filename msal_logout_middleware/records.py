@@ -94,8 +94,11 @@ def known_session(
         sid: The provider's session, where the claims do not say it.
         is_ours: Whether the provider's own calls, which may have no `iss`, can mean this session.
     """
-    claims = {name: value for name, value in plain_claims(session.claims).items() if name in _KEPT_CLAIMS}
-    issued_at = (session.claims or {}).get("iat")
+    said = session.claims or {}
+    claims = plain_claims({name: said[name] for name in _KEPT_CLAIMS if name in said})
+    named = [one for one in (claims.get("sid"), sid) if isinstance(one, str)] or [None]
+    of_claims = () if session.id is not None else handles(seal, session)
+    issued_at = said.get("iat")
     return KnownSession(
         session_id=session.id,
         handles=handles(seal, session),

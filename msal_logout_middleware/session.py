@@ -18,11 +18,13 @@ def plain_claims(claims: Claims | None) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
     if isinstance(value, Mapping):
         return plain_claims(value)
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+    return str(value)
 
 
 @dataclass(frozen=True, slots=True)

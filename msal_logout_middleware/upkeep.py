@@ -27,8 +27,8 @@ async def tidy(config: Configuration, gate: Gate, world: World) -> None:
     """
     for number, unfinished in config.unmarked.take():
         if isinstance(unfinished, Unfinished):
-            await _guarded(_commit(config, number, unfinished, world))
-    await _guarded(_go_on(config, world))
+            await _guarded("an ending could not be committed yet", _commit(config, number, unfinished, world))
+    await _guarded("the store could not be asked", _go_on(config, world))
     gate.sweep()
 
 
@@ -46,14 +46,16 @@ async def _go_on(config: Configuration, world: World) -> None:
     while await settle(config.store.open_rows()):
         rows = await settle(config.store.take(limit=_ROWS_AT_ONCE, lease_seconds=LEASE_SECONDS))
         for row in rows:
-            await _guarded(resume(config, row, Steps(config, world, retry_seconds=0)))
+            await _guarded(
+                "a row was not finished", resume(config, row, Steps(config, world, retry_seconds=0))
+            )
         if len(rows) < _ROWS_AT_ONCE:
             return
 
 
-async def _guarded(flow: Coroutine[Any, Any, object]) -> None:
+async def _guarded(otherwise: str, flow: Coroutine[Any, Any, object]) -> None:
     try:
         await flow
     except Exception as error:  # any engine's, or of a row that another version wrote
         said = error if isinstance(error, LogoutError) else type(error).__name__
-        logger.error("journal: %s", said)  # noqa: TRY400  # an engine's text may quote what it was given
+        logger.error("journal: %s: %s", otherwise, said)  # noqa: TRY400  # an engine's text may quote what it was given

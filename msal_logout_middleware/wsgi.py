@@ -181,7 +181,14 @@ class LogoutMiddleware:
             return run(self.logout.respond(request, _WORLD))
         # The flow goes on behind an answer that must not wait for it.
         answers: list[Response | AppView | None] = []
-        flow = threading.Thread(target=lambda: answers.append(run(self.logout.respond(request, _WORLD))))
+
+        def respond() -> None:
+            try:
+                answers.append(run(self.logout.respond(request, _WORLD)))
+            except Exception:  # which nobody else would hear of
+                logger.exception("back-channel logout failed")
+
+        flow = threading.Thread(target=respond)
         flow.start()
         flow.join(back_channel.DEADLINE_SECONDS)
         return answers[0] if answers else back_channel.too_late()

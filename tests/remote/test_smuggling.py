@@ -1,0 +1,73 @@
+"""A dead cookie that is written so that the framework reads it and the gate might not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msal_logout_middleware.cookies import is_torn, session_cookies
+from tests.remote.conftest import signing_in
+from tests.sites import KINDS, Site
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def signed_out(request):
+    """A site, and the session cookie of somebody who has been signed out."""
+    site = Site(request.param, KINDS[request.param]).build()
+    ann = site.sign_in(signing_in("ann"))
+    dead = ann.cookies[site.cookie_name]
+    assert whose(site, f"{site.cookie_name}={dead}") == "sub-of-ann"
+    site.front_channel(sid="a-session")
+    return site, dead
+
+
+def whose(site, cookie_header):
+    answer = site.door.call("GET", "/me", [("cookie", cookie_header)], b"")
+    user = json.loads(answer.body)["user"]
+    return user and user["sub"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{name}="{start};;;;{end}"',
+        '{name}="{start}\\;\\;{end}"',
+        '{name}="{start}\\";;{end}"',
+        '{name} =\t"{start};;;;{end}"',
+        '\xa0{name}="{start};;;;{end}"',
+        '{name}="{start}; remember_token=x; {end}"; {name}={dead}',
+        '{name}="{dead}"',
+        " {name} = {dead} ",
+        "{name}=x; {name}={dead}; {name}=y",
+        'a="b; {name}={dead}',
+        '"{name}={dead}',
+        "; ".join(["{name}=x"] * 9 + ["{name}={dead}"]),
+    ],
+)
+def test_stolen_cookie_is_refused_however_it_is_written(signed_out, header):
+    site, dead = signed_out
+    site.logout.configuration.unmarked.on_add()  # nothing is remembered of the header before
+    assert (
+        whose(site, header.format(name=site.cookie_name, dead=dead, start=dead[:-4], end=dead[-4:])) is None
+    )
+
+
+PIECES = st.sampled_from(['"', "\\", ";", "=", " ", "\t", "NAME", "START", "END", "DEAD", "x", ","])
+
+
+@settings(max_examples=150, deadline=None)
+@given(pieces=st.lists(PIECES, max_size=14))
+def test_no_header_made_of_a_stolen_cookie_is_served(signed_out, pieces):
+    site, dead = signed_out
+    named = {"NAME": site.cookie_name, "START": dead[:-4], "END": dead[-4:], "DEAD": dead}
+    header = "".join(named.get(piece, piece) for piece in ["NAME", "=", *pieces])
+    assert whose(site, header) is None
+
+
+def test_name_with_many_blanks_in_it_costs_no_time():
+    header = f"a{' ' * 1_000_000}b=session"
+    assert session_cookies(header, ["session"]) == ()
+    assert not is_torn(f'{header}; session="{"x" * 1_000_000}"', ["session"])
