@@ -205,13 +205,13 @@ class _Accounts:
         for entry in entries:
             if not entry.home:
                 continue
-            named = entry.names(user)
+            home, named = entry.home.lower(), entry.names(user)
             if entry.home in bare:
                 if named or entry.says_whose:
                     for place in entry.places:
                         seen.setdefault((entry.home, *place), set()).add(named)
-            elif named or len(entry.home) in user.implied_ends(entry.home.lower()):
-                ids.add(entry.home.lower())
+            elif named or len(home) in user.implied_ends(home):
+                ids.add(home)
         return cls(user, frozenset(ids), seen)
 
     def own(self, entry: _Entry) -> bool:
