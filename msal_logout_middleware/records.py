@@ -96,7 +96,7 @@ def known_session(
     """
     said = session.claims or {}
     claims = plain_claims({name: said[name] for name in _KEPT_CLAIMS if name in said})
-    named = [one for one in (claims.get("sid"), sid) if isinstance(one, str)] or [None]
+    sids = [one for one in (claims.get("sid"), sid) if isinstance(one, str)]
     issued_at = said.get("iat")
     found = handles(seal, session)
     return KnownSession(
@@ -105,7 +105,9 @@ def known_session(
         claims=claims,
         cache_key=cache_key,
         keys=tuple(
-            dict.fromkeys(key for one in named for key in keys(seal, claims | {"sid": one}, is_ours=is_ours))
+            dict.fromkeys(
+                key for one in sids or [None] for key in keys(seal, claims | {"sid": one}, is_ours=is_ours)
+            )
         ),
         issued_at=float(issued_at) if isinstance(issued_at, (int, float)) else 0.0,
         sign_in=found[0] if found and session.id is None else sign_in(seal, session),
