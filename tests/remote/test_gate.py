@@ -304,6 +304,16 @@ class TestConnectionsThatStayOpen:
         sent = talk(site, ann)
         assert sent == [{"type": "websocket.close", "code": 1008}]
 
+    def test_handshake_of_a_live_session_passes_with_a_dead_cookie_beside_it(self, sockets):
+        site = sockets.build()
+        ann, bob = site.sign_in(signing_in("ann")), site.sign_in(signing_in("bob", "another"))
+        name = site.cookie_name
+        bob.cookies[name] += f"; {name}={ann.cookies[name]}"
+        site.front_channel(sid="a-session")
+        sent = talk(site, bob, hang_up=True)
+        assert sent[0]["type"] == "websocket.accept"
+        assert json.loads(sent[1]["text"]) == {"user": "sub-of-bob"}
+
     def test_open_one_is_closed_when_its_session_ends(self, sockets):
         site = sockets.build()
         ann, bob = site.sign_in(signing_in("ann")), site.sign_in(signing_in("bob", "another"))

@@ -306,3 +306,21 @@ def test_app_s_own_logout_view_receives_what_was_sent():
         served(wrapped(app, app_view=True), scope, BODY)
         assert b"".join(received[:-1]) == b"logout_token=x", method
         assert received[-1] == "http.disconnect"
+
+
+def test_headers_may_be_anything_that_can_be_gone_through():
+    sent = []
+
+    async def app(scope, receive, send):
+        headers = iter([(b"content-type", b"text/plain"), (b"x-one", b"1")])
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body"})
+
+    async def receive(): ...
+
+    async def send(message):
+        sent.append(message)
+
+    anyio.run(wrapped(app), http_scope(), receive, send)
+
+    assert list(sent[0]["headers"]) == [(b"content-type", b"text/plain"), (b"x-one", b"1")]
