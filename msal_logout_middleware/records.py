@@ -96,7 +96,7 @@ def known_session(
     """
     said = session.claims or {}
     claims = plain_claims({name: said[name] for name in _KEPT_CLAIMS if name in said})
-    sids = [one for one in (claims.get("sid"), sid) if isinstance(one, str)]
+    sids: list[str | None] = [one for one in (claims.get("sid"), sid) if isinstance(one, str)]
     issued_at = said.get("iat")
     found = handles(seal, session)
     return KnownSession(
