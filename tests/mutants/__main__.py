@@ -31,12 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="only these mutants, or whose name starts so"
     )
+    parser.add_argument(
+        "--share", default="1/1", metavar="K/N", help="only every Nth of them, the Kth and those that follow"
+    )
     parser.add_argument("--list", action="store_true", help="print the mutants and judge none")
     options = parser.parse_args(arguments)
     names = tuple(options.names) or ("",)
     mutants = [mutant for mutant in read_mutants() if mutant.name.startswith(names)]
     if not mutants:
         parser.error("no mutant has such a name")
+    first, step = (int(number) for number in options.share.split("/"))
+    mutants = mutants[first - 1 :: step]
     if options.list:
         for mutant in mutants:
             print(f"{mutant.name}  (promise {mutant.promise}, {mutant.file}): {mutant.takes_out}")
