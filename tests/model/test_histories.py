@@ -407,6 +407,12 @@ class Histories(RuleBasedStateMachine):
         self.workers[worker] = Worker(self.site, self.loops)
 
     @rule(worker=workers)
+    def ending_is_pending(self, worker: int) -> None:
+        """From now on, or until now, the generation cannot be told."""
+        store = self.workers[worker].store
+        store.is_pending = not store.is_pending
+
+    @rule(worker=workers)
     def take_up(self, worker: int) -> None:
         """The leases of those who died run out, and another worker goes on."""
         self.clock.now += LEASE_OVER_SECONDS

@@ -18,6 +18,8 @@ class Killed(BaseException):
 class Mortal:
     """A store whose worker can be killed: at its next `end`, before or after that is committed, or when it removes.
 
+    While `is_pending`, it does not tell its generation, as where another worker is about to write an ending.
+
     Args:
         store: The store of both workers.
     """
@@ -25,9 +27,13 @@ class Mortal:
     def __init__(self, store: Any) -> None:
         self._store = store
         self.dies: str | None = None
+        self.is_pending = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
+
+    def generation(self) -> int | None:
+        return None if self.is_pending else self._store.generation()
 
     def end(self, ending: Ending) -> Ended:
         self._maybe_die("before the mark")
