@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from msal_logout_middleware.cookies import is_torn, session_cookies
 from tests.remote.conftest import signing_in
+from tests.remote.faults import Faulty
 from tests.sites import KINDS, Site
 
 
@@ -71,3 +72,13 @@ def test_name_with_many_blanks_in_it_costs_no_time():
     header = f"a{' ' * 1_000_000}b=session"
     assert session_cookies(header, ["session"]) == ()
     assert not is_torn(f'{header}; session="{"x" * 1_000_000}"', ["session"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_session_cookies_in_one_request_are_read_by_nobody(kind):
+    site = Site(kind, KINDS[kind]).build(wrap=Faulty)
+    name = site.cookie_name
+    site.session.asked.clear()
+    header = "; ".join([f"{name}={number}" for number in range(1000)] + ["a=1"])
+    assert whose(site, header) is None
+    assert not site.session.asked["read"]
