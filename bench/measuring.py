@@ -174,11 +174,18 @@ class Table:
         for name, values in figures.items():
             found = {"ratio": ratio(figures, name, baseline), "added": added(figures, name, baseline)}
             line = f"{name:46}{median(values):12,.2f}{found['added']:+12,.2f}{found['ratio']:8.3f}"
-            for what, most in bounds.get(name, {}).items():
-                kept = found[what] <= most
-                self.kept = self.kept and kept
-                line += f"  {what} at most {most:g}: {'kept' if kept else 'BROKEN'}"
-            print(line)
+            print(
+                line, *(self._judged(what, found[what], most) for what, most in bounds.get(name, {}).items())
+            )
+
+    def row(self, name: str, value: float, *, most: float) -> None:
+        """Print a row of one figure, which is bounded itself."""
+        print(f"{name:46}{value:12,.2f}{'':20}", self._judged("itself", value, most))
+
+    def _judged(self, what: str, value: float, most: float) -> str:
+        kept = value <= most
+        self.kept = self.kept and kept
+        return f" {what} at most {most:.3g}: {'kept' if kept else 'BROKEN'}"
 
 
 def is_quick(doc: str | None) -> bool:
