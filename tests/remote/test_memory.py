@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import partial
+from types import SimpleNamespace
 
 import anyio
 import pytest
 
-from msal_logout_middleware import Cookie
+from msal_logout_middleware import Cookie, MemoryStore, ending, gate
 from tests.remote.conftest import signing_in
 from tests.remote.faults import Faulty
 from tests.sites import KINDS, Site
@@ -112,3 +114,21 @@ def end(site, **who):
     if not site.logout.is_async:
         return site.logout.end_sessions(**who)
     return anyio.run(partial(site.logout.aend_sessions, **who))
+
+
+def test_session_that_outlives_its_record_is_recorded_again(either_door, monkeypatch):
+    site, later = either_door, [0.0]
+    now = time.time
+    site.store = MemoryStore(clock=lambda: now() + later[0])
+    site.build(session_lifetime_seconds=100)
+    ann = site.sign_in(signing_in("ann"))
+    cookie = f"{site.cookie_name}={ann.cookies[site.cookie_name]}"
+    assert whose(site.door.call("GET", "/me", {"cookie": cookie}, b"")) == "sub-of-ann"
+    later[0] = 200.0
+    for room in (gate, ending):
+        clocks = SimpleNamespace(time=lambda: now() + later[0], monotonic=time.monotonic)
+        monkeypatch.setattr(room, "time", clocks)
+    site.tidy()
+    assert whose(site.door.call("GET", "/me", {"cookie": cookie}, b"")) == "sub-of-ann"
+    site.front_channel(sid="a-session")
+    assert whose(site.door.call("GET", "/me", {"cookie": cookie}, b"")) is None
