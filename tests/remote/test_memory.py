@@ -128,6 +128,7 @@ def test_session_that_outlives_its_record_is_recorded_again(either_door, monkeyp
     for room in (gate, ending):
         clocks = SimpleNamespace(time=lambda: now() + later[0], monotonic=time.monotonic)
         monkeypatch.setattr(room, "time", clocks)
+    site.store.sweep()
     site.tidy()
     assert whose(site.door.call("GET", "/me", {"cookie": cookie}, b"")) == "sub-of-ann"
     site.front_channel(sid="a-session")
