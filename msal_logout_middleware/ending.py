@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
-from ._drive import World, settle
+from ._drive import MaybeAwaitable, World, settle
 from .caches import Removed
 from .configuration import Configuration
 from .errors import LogoutError
@@ -322,7 +322,7 @@ async def _read(config: Configuration, session: KnownSession) -> tuple[KnownSess
 
 
 async def _remove_accounts(config: Configuration, session: KnownSession, held: Session | None) -> Removed:
-    return await settle(config.caches.remove_accounts(session.claims, held, key=session.cache_key))
+    return await _removed(config, config.caches.remove_accounts(session.claims, held, key=session.cache_key))
 
 
 async def _remove_users_accounts(config: Configuration, user: Claims) -> Removed:
@@ -330,7 +330,14 @@ async def _remove_users_accounts(config: Configuration, user: Claims) -> Removed
         key = config.caches.cache_key(user)
     except Exception:  # the app's own callable, given less than a session's claims
         return Removed({})
-    return await settle(config.caches.remove_accounts(user, None, key=key))
+    return await _removed(config, config.caches.remove_accounts(user, None, key=key))
+
+
+async def _removed(config: Configuration, removal: MaybeAwaitable[Removed]) -> Removed:
+    """Return what was removed. A coroutine over a store that blocks goes on in this thread, not on the loop."""
+    if config.caches.is_async or isinstance(removal, Removed):
+        return await settle(removal)
+    return await removal
 
 
 async def _delete(config: Configuration, session: KnownSession) -> None:

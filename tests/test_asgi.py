@@ -155,16 +155,27 @@ def test_view_that_raises_leaves_nothing_half_ended():
 
 
 def test_store_that_waits_does_so_in_a_thread(tmp_path):
+    asked = []
+
     class Store(SQLiteStore):
         def end(self, ending):
-            self.thread = threading.get_ident()
+            asked.append(("end", threading.get_ident()))
             return super().end(ending)
+
+        def load(self, key):
+            asked.append(("load", threading.get_ident()))
+            return super().load(key)
+
+        def replace(self, key, expected, data):
+            asked.append(("replace", threading.get_ident()))
+            return super().replace(key, expected, data)
 
     store = Store(tmp_path / "logout.db")
     door = AsgiDoor(make(store=store))
     answer = door.call("GET", "/logout", SAME | {"cookie": session_cookie(claims_of("ann"))}, b"")
     assert answer.status == 303
-    assert store.thread != threading.get_ident()
+    assert {method for method, _ in asked} == {"end", "load", "replace"}
+    assert threading.get_ident() not in {thread for _, thread in asked}
     assert store.open_rows() == 0
     assert len(store.marks_since(0, limit=10).marks) == 1
     store.close()
