@@ -54,7 +54,7 @@ types: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python $(TYPED)
 
 bench: $(READY)
-	set -e; for script in bench/*.py; do $(BIN)/python $$script $(ARGS); done
+	$(BIN)/python -m bench $(ARGS)
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak $(ARGS)
