@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
-from statistics import median
+from statistics import median, stdev
 from typing import Any
 
 from itsdangerous import TimestampSigner
@@ -155,8 +156,17 @@ def added(figures: Mapping[str, list[float]], name: str, baseline: str) -> float
     return median(one - other for one, other in zip(figures[name], figures[baseline], strict=True))
 
 
+def noise(figures: Mapping[str, list[float]], baseline: str, of: Callable[..., float]) -> float:
+    """Return how far a ratio, or what is added, may be off: two standard errors of the A/A row's."""
+    pairs = zip(figures[baseline + AGAIN], figures[baseline], strict=True)
+    spread = [of({"one": [one], "other": [other]}, "one", "other") for one, other in pairs]
+    return 2.5 * stdev(spread) / math.sqrt(len(spread)) if len(spread) > 1 else 0.0
+
+
 class Table:
     """Prints figures beside their baseline, and remembers whether every bound was kept.
+
+    A bound is broken by a figure that is above it by more than the noise.
 
     Args:
         title: What is measured.
@@ -172,20 +182,24 @@ class Table:
     ) -> None:
         """Print a row for each way; its bounds are on its `ratio` to the baseline, and on what it has `added`."""
         for name, values in figures.items():
-            found = {"ratio": ratio(figures, name, baseline), "added": added(figures, name, baseline)}
-            line = f"{name:46}{median(values):12,.2f}{found['added']:+12,.2f}{found['ratio']:8.3f}"
-            print(
-                line, *(self._judged(what, found[what], most) for what, most in bounds.get(name, {}).items())
-            )
+            line = f"{name:46}{median(values):12,.2f}"
+            line += f"{added(figures, name, baseline):+12,.2f}{ratio(figures, name, baseline):8.3f}"
+            for what, most in bounds.get(name, {}).items():
+                of = ratio if what == "ratio" else added
+                off = noise(figures, baseline, of)
+                line += self._judged(what, of(figures, name, baseline) - off, most)
+            if name == baseline + AGAIN:
+                line += f"  ratios are within {noise(figures, baseline, ratio):.3f}"
+            print(line)
 
     def row(self, name: str, value: float, *, most: float) -> None:
         """Print a row of one figure, which is bounded itself."""
-        print(f"{name:46}{value:12,.2f}{'':20}", self._judged("itself", value, most))
+        print(f"{name:46}{value:12,.2f}{'':20}{self._judged('itself', value, most)}")
 
     def _judged(self, what: str, value: float, most: float) -> str:
         kept = value <= most
         self.kept = self.kept and kept
-        return f" {what} at most {most:.3g}: {'kept' if kept else 'BROKEN'}"
+        return f"  {what} at most {most:.3g}: {'kept' if kept else 'BROKEN'}"
 
 
 def is_quick(doc: str | None) -> bool:

@@ -231,7 +231,7 @@ def serving(name: str, store: str, keys: SigningKeys) -> Iterator[Server]:
 
 def main() -> int:
     """Measure, print, and tell by the exit status whether the bounds were kept."""
-    rounds = 4 if is_quick(__doc__) else 40
+    rounds = 5 if is_quick(__doc__) else 60
     keys, kept = SigningKeys(), []
     for name, framework in (("uvicorn", "Starlette"), ("gunicorn", "Flask")):
         for store in ("MemoryStore", "SQLiteStore"):
