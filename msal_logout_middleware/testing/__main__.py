@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import threading
 
 from .provider import EmbeddedProvider
@@ -48,6 +49,9 @@ def main() -> None:
             sep="\n",
             flush=True,
         )
+        # Also where it was started in the background, with Ctrl+C ignored, and by `docker stop`.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
