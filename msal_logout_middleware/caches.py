@@ -220,4 +220,6 @@ def _without(data: bytes | str, claims: Claims) -> accounts.Removal:
 
 
 def _and(removed: Removed, removal: accounts.Removal) -> Removed:
+    if removal is _NOTHING:
+        return removed
     return Removed(removal.removed, removal.id_token) + removed

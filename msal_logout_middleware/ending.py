@@ -76,7 +76,10 @@ class Work:
     @property
     def short(self) -> str:
         """The start of the first session's handle, for the log."""
-        return next((session.handles[0][:12] for session in self.sessions if session.handles), "")
+        for session in self.sessions:
+            if session.handles:
+                return session.handles[0][:12]
+        return ""
 
     @property
     def count(self) -> int:

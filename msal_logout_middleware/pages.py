@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import lru_cache
 from html import escape
 
 from .http import Header, Response
@@ -43,7 +44,8 @@ def plain(status: int, text: str) -> Response:
     return Response(status, (("content-type", "text/plain; charset=utf-8"), *NO_STORE), text.encode())
 
 
-def inert(framed_by: Sequence[str]) -> Response:
+@lru_cache(maxsize=16)
+def inert(framed_by: tuple[str, ...]) -> Response:
     """Answer in a hidden iframe of the provider's (Front-Channel Logout 1.0, 2).
 
     Args:

@@ -351,11 +351,11 @@ class MemoryStore:
         """Write a mark, and number it; over one that is there, it ends no less, and no shorter."""
         self._sequence += 1
         old = self._forget_mark(marks, new.value)
-        mark = new._replace(
-            before=max(new.before, old.before) if old and old.expires_at > now else new.before,
-            sequence=self._sequence,
-            expires_at=max(new.expires_at, old.expires_at) if old else new.expires_at,
-        )
+        before, expires_at = new.before, new.expires_at
+        if old:
+            before = max(before, old.before) if old.expires_at > now else before
+            expires_at = max(expires_at, old.expires_at)
+        mark = Mark(new.kind, new.value, before, self._sequence, expires_at)
         marks.put(mark.value, mark, mark.expires_at)
         self._marks_by_sequence[mark.sequence] = mark
 
