@@ -93,8 +93,8 @@ def bytes_per_mark(store: Store) -> float:
     """Return what a worker's memory grows by for each mark that it holds."""
     held = HeldMarks()
     tracemalloc.start()
-    while (found := store.marks_since(held.cursor, limit=MARKS_AT_ONCE)).marks:
-        held.take(found, held.cursor)
+    while (found := store.marks_since(held.place[1], limit=MARKS_AT_ONCE)).marks:
+        held.take(found, held.place)
         del found
     grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -11,6 +11,7 @@ if a bound is broken.
 # ruff: noqa: D102, D103
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -67,6 +68,7 @@ def configured(session_reader: Any) -> Logout:
         "end_session_endpoint": END_SESSION,
     }
     path = os.environ["BENCH_STORE"]
+    gc.freeze()
     store = SQLiteStore(path) if path else MemoryStore()
     return logout_of(store, session_reader, provider=Provider.from_metadata(metadata, CLIENT_ID))
 
