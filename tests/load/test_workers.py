@@ -72,7 +72,7 @@ def serving(kind: str, directory: Path, provider: EmbeddedProvider) -> Iterator[
             finally:
                 server.terminate()
                 try:
-                    server.wait(20)
+                    server.wait(60)
                 except subprocess.TimeoutExpired:
                     server.kill()
                     raise
