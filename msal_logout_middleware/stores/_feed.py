@@ -134,10 +134,19 @@ class Feed:
         source: The store.
         bound_seconds: For how long an answer of the store vouches for what is known.
         beat_seconds: How often the store is asked; four times within the bound by default.
+        is_told: Whether the store sends messages, so that their absence is a fault.
     """
 
-    def __init__(self, source: Source, *, bound_seconds: float, beat_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        bound_seconds: float,
+        beat_seconds: float | None = None,
+        is_told: bool = True,
+    ) -> None:
         self._source = source
+        self._is_told = is_told
         self._bound = bound_seconds
         self._beat = bound_seconds / BEATS if beat_seconds is None else beat_seconds
         self._lives = 0
@@ -275,7 +284,7 @@ class Feed:
         cursor = None if known is None else known.sequence
         answer = await settle(self._source.ask(known, cursor, ASKED_AT_ONCE))
         with self._lock:
-            self._untold += known is not None and answer.tip != known
+            self._untold += self._is_told and known is not None and answer.tip != known
             self._take(answer, asked_at, known, cursor=cursor)
         if self._untold >= _SILENT_BEATS:
             self._untold = 0
