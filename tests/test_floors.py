@@ -61,6 +61,7 @@ CORE = {"anyio", "cryptography", "itsdangerous", "jwt", "msal", "requests"}
 EXTRAS: dict[str, set[str]] = {
     "sessions.flask": {"flask", "werkzeug"},
     "sessions.asgi": {"starlette", "starsessions"},
+    "stores.sqlalchemy": {"sqlalchemy"},
     "testing": {"cryptography", "jwt", "multipart", "pytest", "starlette", "trustme", "uvicorn"},
 }
 

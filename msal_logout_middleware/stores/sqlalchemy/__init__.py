@@ -97,12 +97,16 @@ class SQLAlchemyStore:
     ) -> None:
         tables = Tables(prefix)
         if not 0 < (beat_seconds or bound_seconds / 4) < bound_seconds:
-            raise ValueError("bound_seconds must be more than 0, and beat_seconds between 0 and bound_seconds")
+            raise ValueError(
+                "bound_seconds must be more than 0, and beat_seconds between 0 and bound_seconds"
+            )
         if timeout_seconds <= 0:
             raise ValueError("timeout_seconds must be more than 0")
         self._is_own = isinstance(engine_or_url, (str, URL))
         self._engine = (
-            _engine(engine_or_url, timeout_seconds) if isinstance(engine_or_url, (str, URL)) else engine_or_url
+            _engine(engine_or_url, timeout_seconds)
+            if isinstance(engine_or_url, (str, URL))
+            else engine_or_url
         )
         self.is_async = isinstance(self._engine, AsyncEngine)
         """Whether the methods return awaitables."""
@@ -113,7 +117,9 @@ class SQLAlchemyStore:
             raise ValueError(f"SQLAlchemyStore serves {', '.join(_DATABASES)}, not {name}")
         if name == "sqlite" and self._engine.url.database in {None, "", ":memory:"}:
             raise ValueError("an in-memory database is not shared between workers; use MemoryStore for tests")
-        self._listens = can_listen(self._engine.sync_engine if isinstance(self._engine, AsyncEngine) else self._engine)
+        self._listens = can_listen(
+            self._engine.sync_engine if isinstance(self._engine, AsyncEngine) else self._engine
+        )
         if listens and not self._listens:
             raise ValueError("listens=True needs PostgreSQL, and psycopg 3.2 or asyncpg as its driver")
         if listens is False:
@@ -135,7 +141,9 @@ class SQLAlchemyStore:
         statements = _AUTOCOMMIT if name == "postgresql" else transactions
         self._transactions = self._engine.execution_options(**transactions)
         self._statements = self._engine.execution_options(**statements)
-        beat = beat_seconds if self._listens or beat_seconds else min(_POLLING_BEAT_SECONDS, bound_seconds / 4)
+        beat = (
+            beat_seconds if self._listens or beat_seconds else min(_POLLING_BEAT_SECONDS, bound_seconds / 4)
+        )
         self._new_feed = partial(
             Feed, _Source(self), bound_seconds=bound_seconds, beat_seconds=beat, is_told=self._listens
         )
@@ -257,7 +265,11 @@ class SQLAlchemyStore:
         return self._do(self._statements, operation)
 
     def _change(
-        self, operation: Callable[[Connection], T], then: Callable[[T], Any] | None = None, *, sweeps: bool = False
+        self,
+        operation: Callable[[Connection], T],
+        then: Callable[[T], Any] | None = None,
+        *,
+        sweeps: bool = False,
     ) -> Any:
         """Do an operation in one transaction.
 
@@ -434,9 +446,7 @@ def _connect_arguments(url: URL, timeout_seconds: float) -> dict[str, Any]:
     seconds, milliseconds = math.ceil(timeout_seconds), math.ceil(1000 * timeout_seconds)
     # A worker that stands still in the middle of an ending must not hold up all others.
     idle = {"statement_timeout": milliseconds, "idle_in_transaction_session_timeout": 2 * milliseconds}
-    lock_waits = (
-        f"SET SESSION innodb_lock_wait_timeout = {seconds} /*M!100300 , idle_transaction_timeout = {2 * seconds} */"
-    )
+    lock_waits = f"SET SESSION innodb_lock_wait_timeout = {seconds} /*M!100300 , idle_transaction_timeout = {2 * seconds} */"
     driver = url.get_driver_name()
     arguments: dict[str, Any] = {}
     if driver in {"psycopg", "psycopg_async", "psycopg2"}:

@@ -15,8 +15,12 @@ from ...errors import StoreError
 
 _REFUSED = "refuses the store's user or password"
 _NOT_THERE = "does not exist: create it, or correct the store's URL"
-_FORBIDDEN = "does not allow its user what the store needs: grant SELECT, INSERT, UPDATE and DELETE on its tables"
-NO_TABLES = "does not have the store's tables: let the store create them (create_tables=True), or run your migration"
+_FORBIDDEN = (
+    "does not allow its user what the store needs: grant SELECT, INSERT, UPDATE and DELETE on its tables"
+)
+NO_TABLES = (
+    "does not have the store's tables: let the store create them (create_tables=True), or run your migration"
+)
 _FULL = "cannot grow: the disk is full"
 _CROWDED = "has no connection left: allow more, or let the store have fewer"
 _SLOW = "took longer than timeout_seconds"

@@ -126,7 +126,9 @@ class Operations:
             return False
         version = db.execute(select(meta.c.version)).scalar()
         if version is not None and version != SCHEMA_VERSION:
-            newer = "upgrade this one" if version > SCHEMA_VERSION else "run the migrations in its documentation"
+            newer = (
+                "upgrade this one" if version > SCHEMA_VERSION else "run the migrations in its documentation"
+            )
             raise StoreError(
                 f"the store's tables have version {version}, and this msal_logout_middleware needs version"
                 f" {SCHEMA_VERSION}: {newer}"
@@ -202,10 +204,13 @@ class Operations:
         if expected:
             written = change.where(caches.c.version == expected, caches.c.expires_at > now)
             return _count(db, written) == 1
+        # The row that has expired first: whoever had lost the race to insert would hold a lock that others wait for.
+        if _count(db, change.where(caches.c.expires_at <= now)) == 1:
+            return True
         try:
             db.execute(insert(caches).values(key=key, **row))
         except IntegrityError:
-            return _count(db, change.where(caches.c.expires_at <= now)) == 1
+            return False
         return True
 
     # The session index
@@ -214,13 +219,13 @@ class Operations:
         """Record a session under its first handle."""
         self._among_others(db)
         now = self._clock()
-        marks = self._marks(db, (record.handle, record.session, *(() if sign_in else record.keys)), now)
-        if _has_ended(record, marks):
+        marks = self._marks(db, (record.handle, record.session, *(() if sign_in else record.keys)))
+        if _has_ended(record, marks, now):
             return False
         old = self._record(db, record.handle)
         if not sign_in and old and old.expires_at > now:
             return True
-        if not sign_in and _is_ended_by_key(record, marks):
+        if not sign_in and _is_ended_by_key(record, marks, now):
             return False
         self._insert(db, record, old)
         return True
@@ -229,7 +234,7 @@ class Operations:
         """Record one more handle of a session, or more keys of one that it has."""
         self._among_others(db)
         now = self._clock()
-        if _has_ended(record, self._marks(db, (record.handle, record.session), now)):
+        if _has_ended(record, self._marks(db, (record.handle, record.session)), now):
             return False
         old = self._record(db, record.handle)
         if old and old.expires_at > now and old.session == record.session:
@@ -279,14 +284,13 @@ class Operations:
             for table in (self._tables.records, self._tables.record_keys):
                 db.execute(delete(table).where(table.c.handle.in_(some)))
 
-    def _marks(self, db: Connection, values: Sequence[str], after: float) -> list[_Mark]:
-        """Return the marks on some values that expire after a time."""
+    def _marks(self, db: Connection, values: Sequence[str]) -> list[_Mark]:
+        """Return the marks on some values, those that have expired as well."""
         marks = self._tables.marks
         columns = (marks.c.kind, marks.c.value, marks.c.before, marks.c.sequence, marks.c.expires_at)
         found: list[_Mark] = []
         for some in _batches(values):
-            rows = db.execute(select(*columns).where(marks.c.value.in_(some), marks.c.expires_at > after))
-            found += [_Mark(*row) for row in rows]
+            found += [_Mark(*row) for row in db.execute(select(*columns).where(marks.c.value.in_(some)))]
         return found
 
     # Ending
@@ -334,9 +338,7 @@ class Operations:
     def _claim(self, db: Connection, jti: Jti, name: str, now: float) -> bool:
         jtis = self._tables.jtis
         row = {"claimed_by": name, "expires_at": jti.expires_at}
-        old = db.execute(
-            select(jtis.c.claimed_by, jtis.c.expires_at).where(jtis.c.key == jti.key)
-        ).first()
+        old = db.execute(select(jtis.c.claimed_by, jtis.c.expires_at).where(jtis.c.key == jti.key)).first()
         if old is None:
             db.execute(insert(jtis), {"key": jti.key, **row})
             return True
@@ -360,7 +362,9 @@ class Operations:
                 if column is keys.c.key:
                     sought = sought.join(keys, keys.c.handle == records.c.handle)
                 sessions = sought.distinct().subquery()
-                for row in db.execute(select(records).join(sessions, sessions.c.session == records.c.session)):
+                for row in db.execute(
+                    select(records).join(sessions, sessions.c.session == records.c.session)
+                ):
                     if column is not keys.c.key or row.session not in spared:
                         found[row.handle] = _record(row)
         return list(found.values())
@@ -386,7 +390,7 @@ class Operations:
             **{("key", key): before for key, before in latest.items()},
         }
         values = list(dict.fromkeys(value for _, value in new))
-        old = {(mark.kind, mark.value): mark for mark in self._marks(db, values, float("-inf"))}
+        old = {(mark.kind, mark.value): mark for mark in self._marks(db, values)}
         marks = []
         for sequence, ((kind, value), before) in enumerate(new.items(), after + 1):
             expires_at = ending.expires_at
@@ -518,7 +522,9 @@ class Operations:
             (tables.tips, tables.tips.c.sequence, 0.0),
         ):
             over = table.c.expires_at <= now - kept_seconds
-            found = db.execute(select(key).where(over).order_by(table.c.expires_at).limit(left)).scalars().all()
+            found = (
+                db.execute(select(key).where(over).order_by(table.c.expires_at).limit(left)).scalars().all()
+            )
             if not found:
                 continue
             if left == limit:
@@ -554,15 +560,14 @@ def _is_told(mark: _Mark) -> bool:
     return mark.kind != "session"
 
 
-def _has_ended(record: SessionRecord, marks: Iterable[_Mark]) -> bool:
+def _has_ended(record: SessionRecord, marks: Iterable[_Mark], now: float) -> bool:
     dead = {("handle", record.handle), ("session", record.session)}
-    return any((mark.kind, mark.value) in dead for mark in marks)
+    return any((mark.kind, mark.value) in dead and mark.expires_at > now for mark in marks)
 
 
-def _is_ended_by_key(record: SessionRecord, marks: Iterable[_Mark]) -> bool:
-    return any(
-        mark.kind == "key" and mark.value in record.keys and mark.before >= record.issued_at for mark in marks
-    )
+def _is_ended_by_key(record: SessionRecord, marks: Iterable[_Mark], now: float) -> bool:
+    found = (mark for mark in marks if mark.kind == "key" and mark.value in record.keys)
+    return any(mark.before >= record.issued_at and mark.expires_at > now for mark in found)
 
 
 def _record(row: Any) -> SessionRecord:

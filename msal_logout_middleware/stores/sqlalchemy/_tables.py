@@ -66,7 +66,9 @@ class Tables:
 
     def __init__(self, prefix: str = PREFIX) -> None:
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,19}", prefix):
-            raise ValueError("prefix must be up to 20 small letters, digits and _, and not begin with a digit")
+            raise ValueError(
+                "prefix must be up to 20 small letters, digits and _, and not begin with a digit"
+            )
         self.prefix = prefix
         self.metadata = MetaData()
         self.meta = self._table(
