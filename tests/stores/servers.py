@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pymysql
@@ -50,8 +51,12 @@ class Server:
         """Whether it answers."""
         raise NotImplementedError
 
-    def execute(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+    def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement by itself, and return what it finds."""
+        raise NotImplementedError
+
+    def waiting(self) -> int:
+        """How many transactions wait for another one's lock."""
         raise NotImplementedError
 
     def empty(self, prefix: str) -> None:
@@ -94,9 +99,9 @@ class Server:
             self.process.wait(LONG_SECONDS)
             self.process = None
 
-    def restart(self, how: signal.Signals = signal.SIGTERM) -> None:
+    def restart(self) -> None:
         """Stop the server, and start it again."""
-        self.stop(how)
+        self.stop()
         self.start()
 
     def remove(self) -> None:
@@ -151,7 +156,7 @@ class PostgreSQL(Server):
     def connect(self) -> psycopg.Connection:
         return psycopg.connect(self.url().replace("+psycopg", ""), autocommit=True)
 
-    def execute(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+    def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with closing(self.connect()) as connection:
             found = connection.execute(statement, values or None)
             return found.fetchall() if found.description else []
@@ -162,6 +167,9 @@ class PostgreSQL(Server):
         except psycopg.OperationalError:
             return False
         return True
+
+    def waiting(self) -> int:
+        return int(self.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")[0][0])
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         super().stop(how)  # SIGINT: connections are cut
@@ -210,7 +218,7 @@ class MariaDB(Server):
     def url(self, driver: str = "pymysql", database: str = "logout") -> str:
         return f"mysql+{driver}://root@127.0.0.1:{self.port}/{database}"
 
-    def execute(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+    def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with (
             closing(
                 pymysql.connect(host="127.0.0.1", port=self.port, user="root", autocommit=True)
@@ -226,3 +234,6 @@ class MariaDB(Server):
         except pymysql.err.OperationalError:
             return False
         return True
+
+    def waiting(self) -> int:
+        return int(self.execute("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'")[0][1])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from msal_logout_middleware.stores.memory import MemoryStore
+from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.testing.store_contract import Clock
 
@@ -18,13 +19,15 @@ def clock() -> Clock:
     return Clock(1000.0)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "sqlalchemy"])
 def make(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path):
     stores = []
 
-    def make(**options: Any) -> MemoryStore | SQLiteStore:
+    def make(**options: Any) -> MemoryStore | SQLiteStore | SQLAlchemyStore:
         if request.param == "memory":
             stores.append(MemoryStore(clock=clock, **options))
+        elif request.param == "sqlalchemy":
+            stores.append(SQLAlchemyStore(f"sqlite:///{tmp_path}/logout.db", clock=clock, **options))
         else:
             stores.append(SQLiteStore(tmp_path / "logout.db", clock=clock, **options))
         return stores[-1]
@@ -34,7 +37,7 @@ def make(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path):
         store.close()
 
 
-Make = Callable[..., MemoryStore | SQLiteStore]
+Make = Callable[..., MemoryStore | SQLiteStore | SQLAlchemyStore]
 
 
 def test_cache_that_was_never_there_has_the_empty_version(make: Make) -> None:

@@ -19,7 +19,7 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -35,8 +35,8 @@ from .. import Ended, Ending, JournalRow, Loaded, Marks, SessionRecord
 from .._feed import Answer, Feed, Messages, Tip
 from .._times import REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 from ._errors import NO_TABLES, Fault, fault, name_of
-from ._listening import Asyncpg, AsyncPsycopg, AsyncSilence, Psycopg, Silence, can_listen
-from ._operations import Done, Operations, Pending
+from ._listening import Asyncpg, AsyncPsycopg, Psycopg, can_listen
+from ._operations import Operations, Pending
 from ._tables import PREFIX, SCHEMA_VERSION, Tables, migration
 
 __all__ = ["PREFIX", "SCHEMA_VERSION", "SQLAlchemyStore", "Tables", "migration"]
@@ -58,8 +58,8 @@ _AUTOCOMMIT = {"isolation_level": "AUTOCOMMIT"}
 class SQLAlchemyStore:
     """Keeps everything in a database of PostgreSQL, MySQL or MariaDB, for all workers of all machines.
 
-    SQLite is for tests; in production, `SQLiteStore` serves it better. An asynchronous driver (asyncpg, psycopg's, aiosqlite,
-    asyncmy, aiomysql) makes an asynchronous store, whose methods return awaitables, and which needs asyncio.
+    SQLite is for tests: `SQLiteStore` serves one machine better. An asynchronous driver (asyncpg, psycopg_async,
+    asyncmy, aiosqlite) makes an asynchronous store, whose methods return awaitables, and which needs asyncio.
 
     Args:
         engine_or_url: A database URL, or an `Engine` or `AsyncEngine` of yours. A URL is the better choice: its
@@ -144,9 +144,7 @@ class SQLAlchemyStore:
         beat = (
             beat_seconds if self._listens or beat_seconds else min(_POLLING_BEAT_SECONDS, bound_seconds / 4)
         )
-        self._new_feed = partial(
-            Feed, _Source(self), bound_seconds=bound_seconds, beat_seconds=beat, is_told=self._listens
-        )
+        self._feed = Feed(_Source(self), bound_seconds=bound_seconds, beat_seconds=beat)
         self._start()
         _stores.add(self)
 
@@ -155,7 +153,6 @@ class SQLAlchemyStore:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_ready = False
         self._writes = count(1)
-        self._feed = self._new_feed()
 
     # Token caches
 
@@ -188,12 +185,17 @@ class SQLAlchemyStore:
         return self._look(partial(self._operations.find, key=key))
 
     def end(self, ending: Ending) -> MaybeAwaitable[Ended]:
-        """End sessions: marks, journal and `jti` in one transaction; then tell this worker's own feed."""
-        return self._change(partial(self._operations.end, pending=Pending(ending)), self._told, sweeps=True)
+        """End sessions: marks, journal and `jti` in one transaction; then this worker's own feed knows."""
+        return self._driven(self._end(Pending(ending)))
 
-    def _told(self, done: Done) -> Ended:
+    async def _end(self, pending: Pending) -> Ended:
+        try:
+            done = await settle(self._change(partial(self._operations.end, pending=pending), sweeps=True))
+        except BaseException:  # cancelled ones as well: whether it was committed cannot be told
+            self._feed.doubt()
+            raise
         if done.news is not None:
-            self._feed.tell(done.news)
+            self._feed.ended(done.news)
         return done.ended
 
     def take(self, *, limit: int, lease_seconds: float) -> MaybeAwaitable[Sequence[JournalRow]]:
@@ -208,12 +210,8 @@ class SQLAlchemyStore:
     def marks_since(self, cursor: int, *, limit: int) -> MaybeAwaitable[Marks]:
         """Return unexpired marks after a cursor (0: from the start), at most `limit`, in order."""
         self._notice_fork()
-        now = self._clock()
-        held = self._feed.held(cursor, _positive(limit))
-        if held is not None:
-            return held._replace(marks=[mark for mark in held.marks if mark.expires_at > now])
-        asking = self._feed.marks_since(cursor, limit)
-        return asking if self.is_async else run(asking)
+        held = self._feed.held(cursor, _positive(limit), self._clock())
+        return held if held is not None else self._driven(self._feed.marks_since(cursor, limit))
 
     def generation(self) -> int | None:
         """Return a number that is another one after each ending; `None` while that cannot be told."""
@@ -230,8 +228,7 @@ class SQLAlchemyStore:
 
         Writes sweep a little by themselves, so this is for quiet times.
         """
-        sweeping = self._sweep_all()
-        return sweeping if self.is_async else run(sweeping)
+        return self._driven(self._sweep_all())
 
     async def _sweep_all(self) -> int:
         total = 0
@@ -247,8 +244,7 @@ class SQLAlchemyStore:
 
         The store may be used again, and opens them anew.
         """
-        closing = self._close()
-        return closing if self.is_async else run(closing)
+        return self._driven(self._close())
 
     async def _close(self) -> None:
         self._notice_fork()
@@ -260,25 +256,16 @@ class SQLAlchemyStore:
 
     # Driving
 
-    def _look(self, operation: Callable[[Connection], T]) -> Any:
+    def _driven(self, flow: Coroutine[Any, Any, T]) -> MaybeAwaitable[T]:
+        return flow if self.is_async else run(flow)
+
+    def _look(self, operation: Callable[[Connection], T]) -> MaybeAwaitable[T]:
         """Do an operation that is one statement, or as good as one."""
         return self._do(self._statements, operation)
 
-    def _change(
-        self,
-        operation: Callable[[Connection], T],
-        then: Callable[[T], Any] | None = None,
-        *,
-        sweeps: bool = False,
-    ) -> Any:
-        """Do an operation in one transaction.
-
-        Args:
-            operation: Is given the connection.
-            then: Is given what the operation has said when it is committed, and says what to return.
-            sweeps: Whether it leaves rows that will expire, so that it has its share in the sweeping.
-        """
-        return self._do(self._transactions, partial(self._begun, operation), then, sweeps=sweeps)
+    def _change(self, operation: Callable[[Connection], T], *, sweeps: bool = False) -> MaybeAwaitable[T]:
+        """Do an operation in one transaction."""
+        return self._do(self._transactions, partial(self._begun, operation), sweeps=sweeps)
 
     def _begun(self, operation: Callable[[Connection], T], connection: Connection) -> T:
         if connection.dialect.name == "sqlite":
@@ -289,14 +276,19 @@ class SQLAlchemyStore:
         self,
         engine: Engine | AsyncEngine,
         operation: Callable[[Connection], T],
-        then: Callable[[T], Any] | None = None,
         *,
         sweeps: bool = False,
-    ) -> Any:
+    ) -> MaybeAwaitable[T]:
+        """Do an operation, in one transaction of the engine's.
+
+        Args:
+            engine: One of the store's two.
+            operation: Is given the connection.
+            sweeps: Whether it leaves rows that will expire, so that it has its share in the sweeping.
+        """
         if isinstance(engine, AsyncEngine):
-            return self._do_async(engine, operation, then, sweeps=sweeps)
-        said = self._call(engine, operation)
-        answer = said if then is None else then(said)
+            return self._do_async(engine, operation, sweeps=sweeps)
+        answer = self._call(engine, operation)
         if sweeps and self._is_to_sweep():
             with suppress(StoreError):  # what was asked for is done
                 self._sweep(_SWEPT_BY_WRITES)
@@ -306,12 +298,10 @@ class SQLAlchemyStore:
         self,
         engine: AsyncEngine,
         operation: Callable[[Connection], T],
-        then: Callable[[T], Any] | None,
         *,
         sweeps: bool,
-    ) -> Any:
-        said = await self._call_async(engine, operation)
-        answer = said if then is None else then(said)
+    ) -> T:
+        answer = await self._call_async(engine, operation)
         if sweeps and self._is_to_sweep():
             with suppress(StoreError):  # what was asked for is done
                 await settle(self._sweep(_SWEPT_BY_WRITES))
@@ -322,7 +312,7 @@ class SQLAlchemyStore:
 
     def _call(self, engine: Engine, operation: Callable[[Connection], T]) -> T:
         self._notice_fork()
-        tried = 0
+        started, tried = time.monotonic(), 0
         while True:
             try:
                 if not self._is_ready:
@@ -334,12 +324,12 @@ class SQLAlchemyStore:
             except Exception as error:  # any driver's
                 wrong = fault(error, self._name)
             tried += 1
-            time.sleep(self._wait(wrong, tried))
+            time.sleep(self._wait(wrong, tried, started))
 
     async def _call_async(self, engine: AsyncEngine, operation: Callable[[Connection], T]) -> T:
         self._notice_fork()
         self._notice_loop()
-        tried = 0
+        started, tried = time.monotonic(), 0
         while True:
             try:
                 async with asyncio.timeout(self._timeout if self._is_own else None):
@@ -352,7 +342,7 @@ class SQLAlchemyStore:
             except Exception as error:  # any driver's
                 wrong = fault(error, self._name)
             tried += 1
-            await asyncio.sleep(self._wait(wrong, tried))
+            await asyncio.sleep(self._wait(wrong, tried, started))
 
     def _prepare(self, connection: Connection) -> None:
         """See that the tables are there."""
@@ -362,7 +352,7 @@ class SQLAlchemyStore:
             raise StoreError(f"the store's database {self._name} {NO_TABLES}")
         self._operations.create(connection)
 
-    def _wait(self, wrong: Fault, tried: int) -> float:
+    def _wait(self, wrong: Fault, tried: int, started: float) -> float:
         """Return for how many seconds to wait before the next try.
 
         Raises:
@@ -370,12 +360,13 @@ class SQLAlchemyStore:
         """
         if wrong.tables:
             self._is_ready = False
-        if not wrong.again or tried >= _TRIES:
+        if not wrong.again or tried >= _TRIES or time.monotonic() > started + self._timeout:
             raise StoreError(wrong.sentence)
-        return random.uniform(0.5, 1.0) * _FIRST_WAIT_SECONDS * 2**tried  # noqa: S311 - no secret
+        return random.uniform(0.5, 1.0) * _FIRST_WAIT_SECONDS * float(2**tried)  # noqa: S311 - no secret
 
     def _notice_fork(self) -> None:
         if self._pid != os.getpid():  # forked by a server written in C, which did not tell Python
+            self._feed._start()
             self._after_fork()
 
     def _after_fork(self) -> None:
@@ -405,17 +396,14 @@ class _Source:
     def ask(self, known: Tip | None, cursor: int | None, limit: int) -> MaybeAwaitable[Answer]:
         """Return the state of the store, and at most `limit` marks after a cursor (`None`: no marks)."""
         ask = partial(self._store._operations.ask, known=known, cursor=cursor, limit=limit)
-        return cast("MaybeAwaitable[Answer]", self._store._look(ask))
+        return self._store._look(ask)
 
-    def subscribe(self) -> MaybeAwaitable[Messages]:
+    def subscribe(self) -> MaybeAwaitable[Messages | None]:
         """Subscribe to the store's messages, where it has any."""
-        subscribing = self._subscribe()
-        return subscribing if self.is_async else run(subscribing)
+        return self._store._driven(self._subscribe()) if self._store._listens else None
 
     async def _subscribe(self) -> Messages:
         engine = self._store._engine
-        if not self._store._listens:
-            return AsyncSilence() if self.is_async else Silence()
         answer = await settle(self.ask(None, None, 1))
         channel = self._store._operations.channel(answer.epoch)
         if not isinstance(engine, AsyncEngine):
@@ -446,7 +434,8 @@ def _connect_arguments(url: URL, timeout_seconds: float) -> dict[str, Any]:
     seconds, milliseconds = math.ceil(timeout_seconds), math.ceil(1000 * timeout_seconds)
     # A worker that stands still in the middle of an ending must not hold up all others.
     idle = {"statement_timeout": milliseconds, "idle_in_transaction_session_timeout": 2 * milliseconds}
-    lock_waits = f"SET SESSION innodb_lock_wait_timeout = {seconds} /*M!100300 , idle_transaction_timeout = {2 * seconds} */"
+    of_mariadb = f"/*M!100300 , idle_transaction_timeout = {2 * seconds} */"
+    lock_waits = f"SET SESSION innodb_lock_wait_timeout = {seconds} {of_mariadb}"
     driver = url.get_driver_name()
     arguments: dict[str, Any] = {}
     if driver in {"psycopg", "psycopg_async", "psycopg2"}:

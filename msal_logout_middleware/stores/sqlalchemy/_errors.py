@@ -108,13 +108,14 @@ def _is_engines(error: Exception) -> bool:
 def _code(error: Exception) -> str | int | None:
     """Return the engine's own code of an error, whoever has wrapped it."""
     found: Any = getattr(error, "orig", None) or error
+    first = found.args[0] if found.args else None
+    if isinstance(first, int) and isinstance(error, DBAPIError):
+        return first  # of MySQL's drivers, some of which have a less exact SQLSTATE as well
     for name in ("sqlstate", "pgcode"):
         if isinstance(code := getattr(found, name, None), str):
             return code
-    if isinstance(code := getattr(found, "sqlite_errorcode", None), int):
-        return code & 0xFF
-    first = found.args[0] if found.args else None
-    return first if isinstance(first, int) and isinstance(error, DBAPIError) else None
+    code = getattr(found, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else None
 
 
 def name_of(url: URL) -> str:

@@ -1,9 +1,8 @@
-"""The store's messages: a connection of its own that listens, or silence where the engine tells nothing."""
+"""The store's messages: a connection of the feed's own that listens, by each driver that can."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from typing import Any
 
@@ -14,6 +13,7 @@ from .._feed import News
 from ._operations import news_in
 
 _OLDEST_PSYCOPG = (3, 2)  # `notifies` waits for a limited time
+_LONGEST_WAIT_SECONDS = 0.25  # of a thread, which looks whether it is to stop in between
 
 
 def can_listen(engine: Engine) -> bool:
@@ -26,32 +26,6 @@ def can_listen(engine: Engine) -> bool:
     return bool(dialect.driver == "asyncpg")
 
 
-class Silence:
-    """No messages ever come: the store is asked instead."""
-
-    def __init__(self) -> None:
-        self._closed = threading.Event()
-
-    def next(self, timeout_seconds: float) -> None:
-        """Wait."""
-        self._closed.wait(timeout_seconds)
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to end."""
-        self._closed.set()
-
-
-class AsyncSilence:
-    """The same, for an event loop."""
-
-    async def next(self, timeout_seconds: float) -> None:
-        """Wait."""
-        await asyncio.sleep(timeout_seconds)
-
-    async def close(self) -> None:
-        """Do nothing: there is nothing to end."""
-
-
 class Psycopg:
     """A connection of psycopg that listens.
 
@@ -62,16 +36,18 @@ class Psycopg:
 
     def __init__(self, engine: Engine, channel: str) -> None:
         borrowed = engine.raw_connection()
-        self._connection: Any = borrowed.driver_connection
+        connection: Any = borrowed.driver_connection
         borrowed.detach()
+        connection.autocommit = True
+        connection.execute(f'LISTEN "{channel}"')
+        self._connection = connection
         self._heard: deque[Any] = deque()
-        self._connection.autocommit = True
-        self._connection.execute(f'LISTEN "{channel}"')
 
     def next(self, timeout_seconds: float) -> News | None:
         """Return the next message; `None` if there is none in time."""
         if not self._heard:
-            self._heard.extend(self._connection.notifies(timeout=timeout_seconds, stop_after=1))
+            seconds = min(timeout_seconds, _LONGEST_WAIT_SECONDS)
+            self._heard.extend(self._connection.notifies(timeout=seconds, stop_after=1))
         return news_in(self._heard.popleft().payload) if self._heard else None
 
     def close(self) -> None:
@@ -118,7 +94,7 @@ class Asyncpg:
     async def open(cls, engine: AsyncEngine, channel: str) -> Asyncpg:
         """Open a connection, and listen to a channel."""
         listening = cls(await _borrowed(engine))
-        await listening._connection.add_listener(channel, listening._hear)  # noqa: SLF001 - its own
+        await listening._connection.add_listener(channel, listening._hear)
         return listening
 
     def _hear(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:

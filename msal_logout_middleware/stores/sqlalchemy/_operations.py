@@ -78,7 +78,7 @@ class Done(NamedTuple):
 class _Mark(NamedTuple):
     """A mark as it stands in the table, those of sessions included."""
 
-    kind: str
+    kind: Any
     value: str
     before: float
     sequence: int
@@ -312,7 +312,7 @@ class Operations:
         self._forget(db, [record.handle for record in records])
         new = Tip(tip.sequence + len(marks), pending.name)
         row = self._write_journal(db, ending, new, records, now)
-        told = [Mark(m.kind, m.value, m.before, m.sequence, m.expires_at) for m in marks if _is_told(m)]
+        told = [Mark(*mark) for mark in marks if mark.kind != "session"]
         news = News(epoch, tip, new, told)
         self._move(db, news, now)
         pending.done = Done(Ended(claimed=True, row=row, sequence=new.sequence, records=tuple(records)), news)
@@ -379,7 +379,7 @@ class Operations:
         after: int,
         now: float,
     ) -> list[_Mark]:
-        """Write the marks, each with a sequence number of its own; over one that is there, it ends no less, no shorter."""
+        """Write the marks, each with its own number; over one that is there, it ends no less, and no shorter."""
         handles = dict.fromkeys((*ending.handles, *(record.handle for record in records)))
         latest: dict[str, float] = {}
         for key, before in ending.keys:
@@ -554,10 +554,6 @@ def news_in(said: str) -> News | None:
         return News(epoch, Tip(after, after_name), Tip(tip, tip_name), found)
     except (ValueError, TypeError):
         return None
-
-
-def _is_told(mark: _Mark) -> bool:
-    return mark.kind != "session"
 
 
 def _has_ended(record: SessionRecord, marks: Iterable[_Mark], now: float) -> bool:

@@ -33,7 +33,7 @@ PREFIX = "msal_logout_"
 SCHEMA_VERSION = 1
 
 # Of MySQL and MariaDB. `ascii_bin` compares bytes; all text in the tables is ASCII.
-_OPTIONS = {
+_OPTIONS: dict[str, Any] = {
     f"{name}_{option}": value
     for name in ("mysql", "mariadb")
     for option, value in (("engine", "InnoDB"), ("charset", "ascii"), ("collate", "ascii_bin"))
