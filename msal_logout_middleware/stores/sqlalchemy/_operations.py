@@ -24,15 +24,17 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar, cast
 
 from sqlalchemy import (
+    BindParameter,
     Connection,
     CursorResult,
     Executable,
+    Integer,
+    bindparam,
     delete,
     exists,
     func,
     insert,
     inspect,
-    literal,
     or_,
     select,
     text,
@@ -85,6 +87,70 @@ class _Mark(NamedTuple):
     expires_at: float
 
 
+class _Statements:
+    """What is said often, made once: to make a statement takes SQLAlchemy longer than to send it.
+
+    Args:
+        tables: Where it is kept.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        caches, records, keys = tables.token_caches, tables.records, tables.record_keys
+        named = caches.c.key == bindparam("name")
+        now: BindParameter[float] = bindparam("now")
+        self.load = select(caches.c.data, caches.c.version).where(named, caches.c.expires_at > now)
+        change = update(caches).where(named)
+        self.replace = change.where(caches.c.version == bindparam("expected"), caches.c.expires_at > now)
+        self.revive = change.where(caches.c.expires_at <= now)
+
+        marks = tables.marks.c
+        mark = (marks.kind, marks.value, marks.before, marks.sequence, marks.expires_at)
+        self.marks = select(*mark).where(marks.value.in_(bindparam("some", expanding=True)))
+        self.record = select(records).where(records.c.handle == bindparam("name"))
+        with_keys = records.join(keys, keys.c.handle == records.c.handle)
+        self.find = (
+            select(records)
+            .select_from(with_keys)
+            .where(keys.c.key == bindparam("name"), records.c.expires_at > now)
+        )
+        self.of_handles, self.of_sessions, self.of_keys = (
+            select(records).join(sessions, sessions.c.session == records.c.session)
+            for sessions in (
+                select(records.c.session)
+                .select_from(where)
+                .where(column.in_(bindparam("some", expanding=True)))
+                .distinct()
+                .subquery()
+                for where, column in (
+                    (records, records.c.handle),
+                    (records, records.c.session),
+                    (with_keys, keys.c.key),
+                )
+            )
+        )
+
+        meta, tips, jtis = tables.meta.c, tables.tips.c, tables.jtis.c
+        self.lock = select(meta.one).with_for_update()
+        self.share = select(meta.one).with_for_update(read=True)
+        self.state = select(meta.epoch, meta.sequence, meta.tip)
+        has_passed = exists().where(tips.sequence == bindparam("known"), tips.tip == bindparam("known_tip"))
+        self.has_passed = select(has_passed)
+        self.jti = select(jtis.claimed_by, jtis.expires_at).where(jtis.key == bindparam("name"))
+
+        news = (
+            select(*mark)
+            .where(marks.sequence > bindparam("cursor"), marks.kind != "session", marks.expires_at > now)
+            .order_by(marks.sequence)
+            .limit(bindparam("most", type_=Integer))
+            .subquery()
+        )
+        state = (meta.epoch, meta.sequence.label("last"), meta.tip, has_passed.label("has_passed"))
+        self.ask = select(*state)
+        self.ask_for_marks = (
+            select(*state, *news.c).select_from(tables.meta.outerjoin(news, true())).order_by(news.c.sequence)
+        )
+
+
 class Operations:
     """Every operation of the store.
 
@@ -110,6 +176,7 @@ class Operations:
         self._token_cache_lifetime = token_cache_lifetime_seconds
         self._removed_row = removed_row_seconds
         self._notifies = notifies
+        self._say = _Statements(tables)
         name = hashlib.sha256(f"msal_logout_middleware {tables.prefix}".encode()).digest()
         self._order = int.from_bytes(name[:8], signed=True)
 
@@ -173,42 +240,38 @@ class Operations:
         if db.dialect.name == "postgresql":
             db.execute(text("SELECT pg_advisory_xact_lock(:order)"), {"order": self._order})
         elif with_tables:
-            db.execute(select(self._tables.meta.c.one).with_for_update())
+            db.execute(self._say.lock)
 
     def _among_others(self, db: Connection) -> None:
         """Wait until nobody ends, and let nobody do so until the transaction is over."""
         if db.dialect.name == "postgresql":
             db.execute(text("SELECT pg_advisory_xact_lock_shared(:order)"), {"order": self._order})
         else:
-            db.execute(select(self._tables.meta.c.one).with_for_update(read=True))
+            db.execute(self._say.share)
 
     # Token caches
 
     def load(self, db: Connection, key: str) -> Loaded:
         """Return the token cache under a key."""
-        caches = self._tables.token_caches.c
-        found = db.execute(
-            select(caches.data, caches.version).where(caches.key == key, caches.expires_at > self._clock())
-        ).first()
+        found = db.execute(self._say.load, {"name": key, "now": self._clock()}).first()
         return Loaded(_bytes(found.data), found.version) if found else Loaded(None, "")
 
     def replace(self, db: Connection, key: str, expected: str, data: bytes | None) -> bool:
         """Write a token cache, in one statement that looks at the version itself."""
-        now, caches = self._clock(), self._tables.token_caches
+        now = self._clock()
         row = {
             "data": data,
             "version": secrets.token_hex(16),
             "expires_at": now + (self._removed_row if data is None else self._token_cache_lifetime),
         }
-        change = update(caches).where(caches.c.key == key).values(row)
+        seen = {"name": key, "now": now}
         if expected:
-            written = change.where(caches.c.version == expected, caches.c.expires_at > now)
-            return _count(db, written) == 1
+            return _count(db, self._say.replace, {**seen, "expected": expected, **row}) == 1
         # The row that has expired first: whoever had lost the race to insert would hold a lock that others wait for.
-        if _count(db, change.where(caches.c.expires_at <= now)) == 1:
+        if _count(db, self._say.revive, {**seen, **row}) == 1:
             return True
         try:
-            db.execute(insert(caches).values(key=key, **row))
+            db.execute(insert(self._tables.token_caches), {"key": key, **row})
         except IntegrityError:
             return False
         return True
@@ -249,17 +312,11 @@ class Operations:
 
     def find(self, db: Connection, key: str) -> Sequence[SessionRecord]:
         """Return the live records that are found by a key."""
-        records, keys = self._tables.records, self._tables.record_keys
-        found = (
-            select(records)
-            .join(keys, keys.c.handle == records.c.handle)
-            .where(keys.c.key == key, records.c.expires_at > self._clock())
-        )
-        return [_record(row) for row in db.execute(found)]
+        found = db.execute(self._say.find, {"name": key, "now": self._clock()})
+        return [_record(row) for row in found]
 
     def _record(self, db: Connection, handle: str) -> SessionRecord | None:
-        records = self._tables.records
-        row = db.execute(select(records).where(records.c.handle == handle)).first()
+        row = db.execute(self._say.record, {"name": handle}).first()
         return _record(row) if row else None
 
     def _insert(self, db: Connection, new: SessionRecord, old: SessionRecord | None) -> None:
@@ -286,11 +343,9 @@ class Operations:
 
     def _marks(self, db: Connection, values: Sequence[str]) -> list[_Mark]:
         """Return the marks on some values, those that have expired as well."""
-        marks = self._tables.marks
-        columns = (marks.c.kind, marks.c.value, marks.c.before, marks.c.sequence, marks.c.expires_at)
         found: list[_Mark] = []
         for some in _batches(values):
-            found += [_Mark(*row) for row in db.execute(select(*columns).where(marks.c.value.in_(some)))]
+            found += [_Mark(*row) for row in db.execute(self._say.marks, {"some": some})]
         return found
 
     # Ending
@@ -320,8 +375,7 @@ class Operations:
 
     def _state(self, db: Connection) -> tuple[str, Tip]:
         """Return the epoch, and the last ending."""
-        meta = self._tables.meta.c
-        epoch, sequence, name = db.execute(select(meta.epoch, meta.sequence, meta.tip)).one()
+        epoch, sequence, name = db.execute(self._say.state).one()
         return epoch, Tip(sequence, name)
 
     def _has_committed(self, db: Connection, pending: Pending, tip: Tip) -> bool:
@@ -329,16 +383,14 @@ class Operations:
         news = pending.done and pending.done.news
         if not news:
             return False
-        return news.tip == tip or bool(db.execute(select(self._has_passed(news.tip))).scalar())
-
-    def _has_passed(self, tip: Tip) -> Any:
-        tips = self._tables.tips.c
-        return exists().where(tips.sequence == tip.sequence, tips.tip == tip.name)
+        if news.tip == tip:
+            return True
+        return bool(db.execute(self._say.has_passed, _known(news.tip)).scalar())
 
     def _claim(self, db: Connection, jti: Jti, name: str, now: float) -> bool:
         jtis = self._tables.jtis
         row = {"claimed_by": name, "expires_at": jti.expires_at}
-        old = db.execute(select(jtis.c.claimed_by, jtis.c.expires_at).where(jtis.c.key == jti.key)).first()
+        old = db.execute(self._say.jti, {"name": jti.key}).first()
         if old is None:
             db.execute(insert(jtis), {"key": jti.key, **row})
             return True
@@ -349,24 +401,17 @@ class Operations:
 
     def _found(self, db: Connection, ending: Ending) -> list[SessionRecord]:
         """Return every record of every session that ends. Those that have expired count: the clock may be set back."""
-        records, keys = self._tables.records, self._tables.record_keys
         spared = frozenset(ending.spared)
         found: dict[str, SessionRecord] = {}
-        for column, values in (
-            (records.c.handle, ending.handles),
-            (records.c.session, ending.sessions),
-            (keys.c.key, ending.found_by),
+        for statement, names in (
+            (self._say.of_handles, ending.handles),
+            (self._say.of_sessions, ending.sessions),
+            (self._say.of_keys, ending.found_by),
         ):
-            for some in _batches(values):
-                sought = select(records.c.session.label("session")).where(column.in_(some))
-                if column is keys.c.key:
-                    sought = sought.join(keys, keys.c.handle == records.c.handle)
-                sessions = sought.distinct().subquery()
-                for row in db.execute(
-                    select(records).join(sessions, sessions.c.session == records.c.session)
-                ):
-                    if column is not keys.c.key or row.session not in spared:
-                        found[row.handle] = _record(row)
+            for some in _batches(names):
+                for record in map(_record, db.execute(statement, {"some": some})):
+                    if statement is not self._say.of_keys or record.session not in spared:
+                        found[record.handle] = record
         return list(found.values())
 
     def _mark(
@@ -482,28 +527,19 @@ class Operations:
 
     def ask(self, db: Connection, known: Tip | None, cursor: int | None, limit: int) -> Answer:
         """Return the last ending, whether the store has the one that the worker knows, and the marks since a cursor."""
-        meta, table = self._tables.meta.c, self._tables.marks.c
-        state = [meta.epoch, meta.sequence.label("last"), meta.tip]
-        state.append((literal(1) if known is None else self._has_passed(known)).label("has_passed"))
+        asked = _known(known or Tip(-1, ""))
         if cursor is None:
-            rows = db.execute(select(*state)).all()
+            rows = db.execute(self._say.ask, asked).all()
         else:
-            marks = (
-                select(table.kind, table.value, table.before, table.sequence, table.expires_at)
-                .where(table.sequence > cursor, table.kind != "session", table.expires_at > self._clock())
-                .order_by(table.sequence)
-                .limit(limit)
-                .subquery()
-            )
-            joined = self._tables.meta.outerjoin(marks, true())
-            rows = db.execute(select(*state, *marks.c).select_from(joined).order_by(marks.c.sequence)).all()
+            asked |= {"cursor": cursor, "now": self._clock(), "most": limit}
+            rows = db.execute(self._say.ask_for_marks, asked).all()
         first = rows[0]
         tip = Tip(first.last, first.tip)
         found = [Mark(*row[4:]) for row in rows if len(row) > 4 and row[4] is not None]
         return Answer(
             epoch=first.epoch,
             tip=tip,
-            has_known=known == tip or bool(first.has_passed),
+            has_known=known in {None, tip} or bool(first.has_passed),
             marks=found,
             is_all=len(found) < limit,
         )
@@ -576,9 +612,13 @@ def _bytes(data: Any) -> Any:
     return data if data is None or isinstance(data, bytes) else bytes(data)
 
 
-def _count(db: Connection, statement: Executable) -> int:
+def _known(tip: Tip) -> dict[str, Any]:
+    return {"known": tip.sequence, "known_tip": tip.name}
+
+
+def _count(db: Connection, statement: Executable, values: dict[str, Any] | None = None) -> int:
     """Return how many rows a change has changed."""
-    return cast("CursorResult[Any]", db.execute(statement)).rowcount
+    return cast("CursorResult[Any]", db.execute(statement, values)).rowcount
 
 
 def _batches(values: Iterable[T]) -> Iterator[list[T]]:
