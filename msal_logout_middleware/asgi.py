@@ -277,6 +277,8 @@ class LogoutMiddleware:
             await _send(pages.unavailable(), send)
         elif answer is None:
             await self._pass(scope, receive, send, visit)
+        elif visit.unsure:
+            await _send(await self._drive(answer.instead), send)
         else:
             if answer.request is not request:
                 kept = [(n, v) for n, v in scope.get("headers", ()) if n.lower() not in _BODY_HEADERS]

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from urllib.parse import parse_qsl
@@ -38,7 +39,7 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
 
     sought = remote.Sought(iss=token.iss, sub=token.sub, sid=token.sid, tid=token.tid)
     steps = Steps(config, world)
-    jti = Jti(config.seal.hashes("jti", token.iss, token.jti)[0], _claimed_until(config))
+    jti = Jti(_claim(token), _claimed_until(config))
     outcome = await remote.end(config, sought, steps, channel="back-channel", before=token.iat, jti=jti)
     if outcome.replayed:
         return await _refuse(config, "the token has been used before")
@@ -75,6 +76,11 @@ async def _logout_token(config: Configuration, request: Request, world: World) -
     if isinstance(examined, Refusal):
         return examined
     return await trust.verify(examined, world, wait_seconds=_WAIT_SECONDS)
+
+
+def _claim(token: LogoutToken) -> str:
+    """Return what a `jti` is claimed by: the same whatever secret a worker has, so that no rotation lets it pass twice."""
+    return hashlib.sha256(json.dumps([token.iss, token.jti]).encode()).hexdigest()
 
 
 def _claimed_until(config: Configuration) -> float:

@@ -29,6 +29,8 @@ logger = logging.getLogger("msal_logout_middleware")
 
 T = TypeVar("T")
 _FIRST_WAIT_SECONDS = 0.05
+# That a mark outlives its session: frameworks tell the age of a cookie by other clocks, and in whole seconds.
+_BEYOND_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,7 @@ async def end_sessions(
     elif not ended.claimed:
         return Outcome(work, (), Removed({}), replayed=True)
     else:
-        work = _with_found(config, work, (record.data for record in ended.records), ended.row)
+        work = _with_found(config, work, [record.data for record in ended.records], ended.row, steps)
     if ended is None or not work.is_empty:
         await config.tell(LogoutStarted(work.channel, work.short))
     outcome = await _clear(config, work, steps, contents=contents, delete=not view_follows)
@@ -227,7 +229,7 @@ async def resume(config: Configuration, row: JournalRow, steps: Steps) -> Outcom
     value = config.seal.open("journal", row.work)
     if value is None:
         raise LogoutError("a journal row was sealed with a secret that is not configured any more")
-    work = _with_found(config, Work.from_json(value), row.data, row.row)
+    work = _with_found(config, Work.from_json(value), row.data, row.row, steps)
     return await finish(config, await _clear(config, work, steps), steps)
 
 
@@ -259,7 +261,7 @@ async def _mark(config: Configuration, work: Work, target: Target) -> Ended:
         found_by=target.found_by,
         spared=target.spared,
         keys=target.keys,
-        expires_at=time.time() + config.session_lifetime_seconds,
+        expires_at=time.time() + config.session_lifetime_seconds + _BEYOND_SECONDS,
         work=None if work.row else _sealed(config.seal, work),
         jti=target.jti,
     )
@@ -365,13 +367,19 @@ def is_of(session: KnownSession, claims: Claims) -> bool:
     return (claims.get("iss"), claims.get("sub")) == session.user
 
 
-def _with_found(config: Configuration, work: Work, found: Iterable[bytes], row: str | None) -> Work:
-    """Return the work, with the sessions that the store has ended beside those that were known."""
+def _with_found(
+    config: Configuration, work: Work, found: Iterable[bytes], row: str | None, steps: Steps
+) -> Work:
+    """Return the work, with the sessions that the store has ended beside those that were known.
+
+    One that no secret opens is left to a worker that has its secret: the journal's row stays.
+    """
     sessions = {session.handles: session for session in work.sessions}
     for data in found:
         session = opened(config.seal, data)
         if session is None:
-            logger.error("a session's record was sealed with a secret that is not configured any more")
+            logger.error("a session's record was sealed with a secret that this worker does not have")
+            steps.leave("read")
         else:
             sessions[session.handles] = session
     return replace(work, sessions=tuple(sessions.values()), row=row or work.row)

@@ -205,19 +205,35 @@ class Gate:
         generation = await self._renew()
         # Of several sessions each has to be looked at each time.
         name_of_one = name if len(found) == 1 else None
+        alive: list[str] = []
         for cookies, what in found:
             seen = what if isinstance(what, Seen) else await self._recognise(what, world)
             if self._lives(seen, generation):
+                alive.append(cookies)
                 visit = self._found(name_of_one, cookies, seen)
             else:
                 await self._config.tell(SessionRefused(seen.short, during=False))
                 dead.append(cookies)
+        if len(alive) > 1:
+            visit = await self._taken(without(cookie_header, dead), generation, world) or visit
         if not dead:
             return visit
         if visit.seen is None:  # what else would sign the user in again goes as well
             for cookie in self._config.delete_cookies:
                 dead += session_cookies(cookie_header, (cookie.name,))
         return replace(visit, dead=tuple(dead), plain=False)
+
+    async def _taken(self, cookie_header: str, generation: int, world: World) -> Visit | None:
+        """Return the visit of the session that the framework takes of several, all of which live.
+
+        What its request leads to is that session's: a sign-in of another's would outlive it.
+        """
+        session = await settle(self._config.session.read(cookie_header))
+        if session is None or (session.claims is None and session.id is None):
+            return None
+        seen = await self._recognise(session, world)
+        self._lives(seen, generation)
+        return self._found(None, cookie_header, seen)
 
     # An answer leaves
 
@@ -250,7 +266,7 @@ class Gate:
             await world.beside(self._unsure(error))
             return pages.unavailable()
         if not lives:
-            kept = [(name, value) for name, value in headers if not self._config.sets_session(name, value)]
+            kept = [(name, value) for name, value in headers if not self._config.signs_in(name, value)]
             return [*kept, *self._deletions()]
         added: list[Header] = []
         if visit.dead and visit.seen is None:
@@ -433,6 +449,8 @@ class Gate:
                 not lives
             ):  # it ended by its sid or sub before anybody knew it: now it is known what is left of it
                 await end_sessions(self._config, Work("first-sight", (known,)), Steps(self._config, world))
+            elif (now_there := await self._record_of(known.handles)) is not None:
+                group = now_there.session  # another request of the same session was quicker
         elif set(known.keys) <= set(record.keys):
             lives = True
         elif (

@@ -168,6 +168,8 @@ class LogoutMiddleware:
             return _send(pages.unavailable(), start_response)
         if answer is None:
             return self._pass(environ, start_response, visit)
+        if visit.unsure:
+            return _send(run(answer.instead(_WORLD)), start_response)
         if method == "POST":
             environ["wsgi.input"] = BytesIO(body or b"")
         if answer.request is not request:

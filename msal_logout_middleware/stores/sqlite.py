@@ -260,7 +260,9 @@ class SQLiteStore:
                 (cursor, self._clock(), _positive(limit)),
             )
             marks = [Mark(*row) for row in rows]
-            return Marks(epoch, marks[-1].sequence if len(marks) == limit else last, marks)
+            # A backup that took the file's place has the same epoch, and may have grown past the cursor since.
+            life = f"{epoch} in {db.file}"
+            return Marks(life, marks[-1].sequence if len(marks) == limit else last, marks)
 
     def open_rows(self) -> int:
         """Return how many journal rows are not finished, leased or not."""
@@ -456,11 +458,16 @@ def _positive(limit: int) -> int:
     return limit
 
 
-class _Connection(NamedTuple):
-    """A connection, the device and inode of the file that it is open on, and the opening of the store it is of."""
+class _SQLite(sqlite3.Connection):
+    """A connection that knows the device and inode of the file that it is open on."""
 
-    sqlite: sqlite3.Connection
-    file: tuple[int, int] | None
+    file: tuple[int, int] | None = None
+
+
+class _Connection(NamedTuple):
+    """A connection, and the opening of the store it is of."""
+
+    sqlite: _SQLite
     opening: int
 
 
@@ -484,7 +491,7 @@ class _Database:
         self._writer = threading.Lock()  # threads wait here fairly; SQLite's own waiting is by polling
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[_SQLite]:
         """Lend a connection for one consistent view.
 
         Raises:
@@ -527,7 +534,7 @@ class _Database:
             self._close_idle()
 
     @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
+    def _connected(self) -> Iterator[_SQLite]:
         self._notice_fork()
         with self._pool:
             self._lent += 1
@@ -566,7 +573,7 @@ class _Database:
         if connection is None:
             return None
         file = self._file()
-        if file is not None and connection.file == file:
+        if file is not None and connection.sqlite.file == file:
             return connection
         connection.sqlite.close()
         return None
@@ -591,15 +598,20 @@ class _Database:
             raise StoreError(self._sentence(sqlite3.SQLITE_CANTOPEN)) from error
         file = self._file()
         sqlite = sqlite3.connect(
-            self._path, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False
+            self._path,
+            timeout=self._busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_SQLite,
         )
+        sqlite.file = file
         try:
             self._prepare(sqlite)
         except BaseException:
             sqlite.close()
             raise
         self._was_there = True
-        return _Connection(sqlite, file, opening)
+        return _Connection(sqlite, opening)
 
     def _make_file(self) -> None:
         """Make the file if it is not there, readable by its owner only; SQLite gives its log the same mode."""

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+import time
+from contextlib import closing
 
 import anyio
 import pytest
+from flask import after_this_request
 
 from msal_logout_middleware import asgi
 from msal_logout_middleware.events import LogoutFailed, SessionRefused, StoreUnreachable
+from msal_logout_middleware.stores import _generation
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
+from tests.doors import Browser
 from tests.remote.conftest import signing_in
 from tests.remote.faults import Faulty
 from tests.sites import KINDS, Site
@@ -584,6 +590,81 @@ def test_every_worker_of_the_machine_refuses_from_the_answer_on(site, tmp_path):
     assert site.user(ann) is None
     site.store.close()
     second.close()
+
+
+def test_backup_in_the_place_of_the_database_hides_no_later_ending(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(_generation, "IDENTITY_SECONDS", 0.0)
+    path = tmp_path / "logout.db"
+    site.store = SQLiteStore(path)
+    site.build()
+    other_store = SQLiteStore(path)
+    _, other = site.worker(store=other_store)
+    ann = site.sign_in(signing_in("ann", "a"))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("VACUUM INTO ?", (str(tmp_path / "backup.db"),))
+    site.sign_in(signing_in("bob", "b"))
+    site.front_channel(sid="b")
+    at_other = Browser(other, dict(ann.cookies))
+    assert site.user(at_other) == "sub-of-ann"  # that worker knows all endings up to here
+    site.store.close()
+    for name in ("logout.db-wal", "logout.db-shm", "logout.db-generation"):
+        (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / "backup.db").replace(path)
+    for sid in ("a", "c", "d", "e"):  # more than there were after the backup
+        site.sign_in(signing_in(f"user {sid}", sid))
+        site.front_channel(sid=sid)
+    assert site.user(at_other) is None
+    site.store.close()
+    other_store.close()
+
+
+def test_mark_outlives_every_cookie(monkeypatch):
+    now = [1_800_000_000.9]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"])
+    site.store = MemoryStore(clock=time.time)
+    site.build()
+    site.does["touch"] = lambda session: session.update(touched=now[0])
+    thief = site.copy(ann := site.sign_in(signing_in("ann")))
+    now[0] += 0.02
+    assert ann.get("/logout").status == 303
+    stolen = dict(thief.cookies)
+    for age in (31 * 86_400 + 0.01, 31 * 86_400 + 1):  # Flask's own limit, which it counts in whole seconds
+        now[0] = 1_800_000_000.92 + age
+        thief.cookies = dict(stolen)
+        thief.get("/does/touch")
+        assert site.user(thief) is None
+
+
+@pytest.mark.parametrize("kind", ["flask, signed cookie", "flask-session"])
+def test_answer_of_an_ended_session_sets_no_other_cookie_that_signs_in(kind):
+    site = Site(kind, KINDS[kind]).build(delete_cookies=["remember_token"])
+    ann = site.sign_in(signing_in("ann"))
+
+    def slow(session):
+        session["x"] = 1
+        site.front_channel(sid="a-session")
+        after_this_request(lambda answer: answer.set_cookie("remember_token", "good-for-a-year") or answer)
+
+    site.does["slow"] = slow
+    answer = ann.get("/does/slow")
+    assert "good-for-a-year" not in str(answer.headers)
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
+def test_view_of_the_apps_own_is_not_called_on_a_guess(site):
+    site.build()
+    thief = site.copy(site.sign_in(signing_in("ann")))
+    records = dict(site.records or {})
+    site.front_channel(sid="a-session")
+    if records:
+        site.records.update(records)  # a request that still runs saves late: only the gate refuses it
+    store = Faulty(site.store)
+    store.away.add("*")
+    _, thief.site = site.worker(store=store, app_view=True)
+    site.calls.clear()
+    assert thief.get("/logout").status == 503
+    assert not [call for call in site.calls if "sub-of-ann" in call]
 
 
 def test_restart_revives_nothing(site, tmp_path):

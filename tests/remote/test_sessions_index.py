@@ -146,6 +146,28 @@ class TestOtherSessions:
         # The token cache is kept per user: it is empty for both, and the other must ask for tokens anew.
         assert site.cache(claims) is None
 
+    def test_one_that_is_somebody_elses_by_now_goes_on(self, server_side_site):
+        site = server_side_site.build(other_sessions="end")
+        here, taken_over = site.sign_in(signing_in("ann")), site.sign_in(signing_in("ann", "another"))
+        bob = site.sign_in(signing_in("bob", "b"))
+
+        def record_of(browser):
+            return next(name for name in site.records if browser.cookies[site.cookie_name] in name)
+
+        # Bob signs in under the id of Ann's second session, at a place where no answer shows it.
+        site.records[record_of(taken_over)] = site.records[record_of(bob)]
+        assert here.get("/logout").status == 303
+        assert site.user(taken_over) == "sub-of-bob"
+
+    def test_those_that_cannot_be_looked_at_end_when_they_can(self, server_side_site):
+        site = server_side_site.build(other_sessions="end", wrap=Faulty)
+        here, elsewhere = site.sign_in(signing_in("ann")), site.sign_in(signing_in("ann", "another"))
+        site.session.away.add("load")
+        assert here.get("/logout").status == 503
+        site.session.away.clear()
+        site.tidy()
+        assert site.user(elsewhere) is None
+
 
 class TestSignedIn:
     """For an app whose sign-in cannot be seen in an answer."""
