@@ -79,7 +79,7 @@ async def _logout_token(config: Configuration, request: Request, world: World) -
 
 
 def _claim(token: LogoutToken) -> str:
-    """Return what a `jti` is claimed by: the same whatever secret a worker has, so that no rotation lets it pass twice."""
+    """Return what a `jti` is claimed by: the same with every secret, so that no rotation lets it pass twice."""
     return hashlib.sha256(json.dumps([token.iss, token.jti]).encode()).hexdigest()
 
 
