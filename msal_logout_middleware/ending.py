@@ -42,12 +42,14 @@ class Target:
         spared: Sessions that do not end, though they are found.
         keys: Marks for sessions that the index never saw.
         jti: The logout token's, which must not have been used before.
+        asked_at: When the sign-out was asked for, if that is a while ago, in seconds since 1970.
     """
 
     found_by: tuple[str, ...] = ()
     spared: tuple[str, ...] = ()
     keys: tuple[KeyMark, ...] = ()
     jti: Jti | None = None
+    asked_at: float | None = None
 
     def sparing(self, sessions: tuple[str, ...]) -> Target:
         """Return the target without some more sessions."""
@@ -132,13 +134,11 @@ class Unfinished(NamedTuple):
 
     Args:
         work: The sessions that are known.
-        target: The sessions that were to be found.
-        asked_at: When it was asked for, in seconds since 1970.
+        target: The sessions that were to be found, and when that was asked for.
     """
 
     work: Work
     target: Target
-    asked_at: float
 
 
 class Steps:
@@ -204,7 +204,7 @@ async def end_sessions(
     target = target or Target()
     ended = await steps.do("mark", lambda: _mark(config, work, target))
     if ended is None:
-        put_off(config, work, target)
+        await put_off(config, work, target)
     elif not ended.claimed:
         return Outcome(work, (), Removed({}), replayed=True)
     else:
@@ -215,9 +215,15 @@ async def end_sessions(
     return outcome if view_follows else await finish(config, outcome, steps)
 
 
-def put_off(config: Configuration, work: Work, target: Target) -> None:
+async def put_off(config: Configuration, work: Work, target: Target) -> None:
     """Have this worker refuse sessions whose ending cannot be committed, and commit it when it can."""
-    config.unmarked.add(Unfinished(work, target, time.time()), _names(work, target))
+    target = replace(target, asked_at=target.asked_at or time.time())
+    # Anybody can send a front-channel call with any `sid`: those must not drive out what somebody vouches for.
+    is_vouched = work.channel != "front-channel" or bool(work.sessions)
+    given_up = config.unmarked.add(Unfinished(work, target), _names(work, target), vouched=is_vouched)
+    if isinstance(given_up, Unfinished):
+        logger.error("logout: more sign-outs than are kept could not be committed: the oldest is given up")
+        await config.tell(LogoutFailed(given_up.work.channel, given_up.work.short, ("mark",)))
 
 
 async def resume(config: Configuration, row: JournalRow, steps: Steps) -> Outcome:

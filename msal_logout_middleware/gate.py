@@ -42,6 +42,7 @@ _REMEMBERED = 4096  # cookies, and sessions, that a worker remembers
 SAMPLED_FROM = 512  # characters of a `Cookie` header
 _LONGEST_REMEMBERED = 8192  # characters of a cookie, or of a `Cookie` header
 _MARKS_AT_ONCE = 5000
+_TOLD_AGAIN_SECONDS = 1.0  # while the store is away
 _NO_GENERATION = -1  # is never the store's: not even where that cannot be told either
 
 
@@ -131,6 +132,7 @@ class Gate:
         self._by_handle: dict[str, Seen] = {}
         self._told_unknowable = False
         self._doubts = 0
+        self._unsure_again_at = -math.inf
         self._all: weakref.WeakSet[Seen] = weakref.WeakSet()
         self.learns_exchanges = config.provider.session_state_is_sid
         self.nobody = Visit(plain=True)
@@ -410,6 +412,9 @@ class Gate:
         return seen.ended or self._config.unmarked.names(names)
 
     async def _unsure(self, error: Exception) -> None:
+        if time.monotonic() < self._unsure_again_at:
+            return  # it has just been told
+        self._unsure_again_at = time.monotonic() + _TOLD_AGAIN_SECONDS
         # Only our own errors' text: an engine's may quote what it was given.
         said = str(error) if isinstance(error, LogoutError) else type(error).__name__
         await self._config.tell(StoreUnreachable(said))
@@ -460,6 +465,7 @@ class Gate:
             lives = await settle(store.add(self._new_record(known, group), sign_in=True))
             await self._replaced(old, known, world)
         else:
+            known = replace(known, signed_in_at=None if old is None else old.signed_in_at)
             lives = await settle(store.join(self._new_record(known, group)))
         seen = self._put_by_handle(Seen(known.handles, known, group, ended=not lives))
         if record is not None:
@@ -474,9 +480,11 @@ class Gate:
         store = self._config.store
         before, group = await self._before(visit, known)
         if before is not None and group is not None and before.user == known.user:
+            known = replace(known, signed_in_at=before.signed_in_at)
             lives = await settle(store.join(self._new_record(known, group)))
         else:
             group = secrets.token_hex(16)
+            known = replace(known, signed_in_at=time.time())
             lives = await settle(store.add(self._new_record(known, group), sign_in=True))
             if before is not None and before.user != known.user:
                 await self._replaced(before, known, world)
@@ -516,7 +524,7 @@ class Gate:
             await look_again(self._config, Outcome(Work("late", (known,)), (), Removed({})), steps)
         if steps.left:
             await self._config.tell(LogoutFailed("late", seen.short, tuple(steps.left)))
-            put_off(self._config, Work("late", () if known is None else (known,)), Target())
+            await put_off(self._config, Work("late", () if known is None else (known,)), Target())
 
     async def _delete(self, session_id: str | None) -> None:
         await settle(self._config.session.delete(session_id or ""))

@@ -195,7 +195,7 @@ async def _others(config: Configuration, work: Work, steps: Steps) -> Target | N
         return None
     taken_over = await steps.do("find", lambda: remote.spared(config, target.found_by))
     if taken_over is None:  # they end later, when it can be told whose they are
-        put_off(config, Work(work.channel), target)
+        await put_off(config, Work(work.channel), target)
         return None
     return target.sparing(taken_over)
 

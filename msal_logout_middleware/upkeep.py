@@ -1,4 +1,4 @@
-"""What every worker does from time to time: it finishes what others, or itself, have left."""
+"""What every worker does from time to time: it finishes what others, or itself, have left, and has the keys ready."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ async def tidy(config: Configuration, gate: Gate, world: World) -> None:
         if isinstance(unfinished, Unfinished):
             await _guarded("an ending could not be committed yet", _commit(config, number, unfinished, world))
     await _guarded("the store could not be asked", _go_on(config, world))
+    if config.back_channel_path is not None:
+        await _guarded("the provider could not be asked", config.provider.prepare(world))
     gate.sweep()
 
 
 async def _commit(config: Configuration, number: int, unfinished: Unfinished, world: World) -> None:
     """Commit an ending at last; whoever has signed in since is spared."""
     target = unfinished.target
-    spared = await remote.spared(config, target.found_by, signed_in_after=unfinished.asked_at)
+    spared = await remote.spared(config, target.found_by, signed_in_after=target.asked_at)
     target = target.sparing(spared)
     await end_sessions(config, unfinished.work, Steps(config, world), target=target)
     config.unmarked.done(number)  # if it failed again, it has been added again

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from io import BytesIO
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from . import back_channel, pages, upkeep
@@ -273,11 +274,15 @@ class _Upkeep:
 
     def __init__(self, logout: Logout) -> None:
         self.runs = False
+        self._lock = threading.Lock()
         self._logout = weakref.ref(logout)
         _upkeeps.add(self)
 
     def start(self) -> None:
-        self.runs = True
+        with self._lock:
+            if self.runs:
+                return  # another thread was quicker
+            self.runs = True
         threading.Thread(
             target=_keep_tidy, args=(self._logout,), name="msal-logout-upkeep", daemon=True
         ).start()
@@ -297,6 +302,7 @@ def _keep_tidy(logout: weakref.ref[Logout]) -> None:
 def _after_fork_in_child() -> None:
     for one in _upkeeps:  # threads stay behind in the parent
         one.runs = False
+        one._lock = threading.Lock()  # one that was held would stay so for ever
 
 
 _upkeeps: weakref.WeakSet[_Upkeep] = weakref.WeakSet()
@@ -315,7 +321,7 @@ class _Body:
 
     def first(self) -> list[bytes]:
         """Take the first chunk, before which the app must have called `start_response` (PEP 3333)."""
-        return [chunk for _, chunk in zip(range(1), self._iterator, strict=False)]
+        return list(islice(self._iterator, 1))
 
     def push(self, chunks: Sequence[bytes]) -> None:
         self._pushed = [chunk for chunk in chunks if chunk]

@@ -211,6 +211,11 @@ class SQLiteStore:
 
     def end(self, ending: Ending) -> Ended:
         """End sessions: marks, journal and `jti` in one transaction. Every ending is committed here."""
+        if not (ending.handles or ending.sessions or ending.keys or ending.jti):
+            # Anybody may ask for a `sid` that nobody has: that must not hold the lock that writers need.
+            with self._database.reading() as db:
+                if not _sessions(db, ending):
+                    return Ended(claimed=True, row=None, sequence=_state(db)[1])
         with ExitStack() as until_committed, self._changing() as (db, now):
             epoch, sequence = _state(db)
             if ending.jti and not _claim(db, ending.jti, now):

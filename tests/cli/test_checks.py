@@ -318,7 +318,7 @@ def test_ended_marks_must_outlive_sessions(app, lifetime_seconds, level):
 @pytest.mark.parametrize(
     ("middleware", "level"),
     [
-        (Middleware(SessionMiddleware, secret_key=SECRET, max_age=None), "skipped"),
+        (Middleware(SessionMiddleware, secret_key=SECRET, max_age=None), "error"),
         (Middleware(SessionMiddleware, secret_key=SECRET, max_age=2 * DAY), "error"),
         (Middleware(starsessions.SessionMiddleware, store=starsessions.InMemoryStore()), "skipped"),
         (Middleware(starsessions.SessionMiddleware, store=None, lifetime=timedelta(days=2)), "error"),

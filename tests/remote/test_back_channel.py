@@ -19,6 +19,7 @@ from msal_logout_middleware.stores.memory import MemoryStore
 from tests.remote.conftest import signing_in
 from tests.remote.faults import Faulty
 from tests.sites import KINDS, Site
+from tests.stories.servers import until
 
 PATH = "/logout/back-channel"
 FORM = "application/x-www-form-urlencoded"
@@ -404,3 +405,40 @@ def test_in_flight_request_brings_nothing_back(caller):
     assert site.user(stolen) is None
     if site.is_server_side:
         assert "sub-of-ann" not in repr(dict(site.records))
+
+
+class TestKeysThatAreMissing:
+    """A token that cannot be verified here may be good: that is no refusal, and a provider does not call again."""
+
+    def test_is_told_as_a_failure_of_ours(self, one_caller, caplog):
+        site = one_caller.site
+        metadata = {
+            "issuer": one_caller.provider.generic.oidc_authority,
+            "jwks_uri": "https://127.0.0.1:1/keys",  # where nobody listens
+            "end_session_endpoint": "https://127.0.0.1:1/logout",
+        }
+        _, site.door = site.worker(provider=Provider.from_metadata(metadata, one_caller.client.client_id))
+        ann = site.sign_in(one_caller.claims("ann"))
+        site.events.clear()
+        assert is_refused(one_caller.calls(sid="a-session"))
+        assert site.events == [LogoutFailed("back-channel", "", ("keys",))]
+        assert "signing keys could not be had" in caplog.text
+        assert site.user(ann) == "sub-of-ann"
+
+    def test_are_fetched_before_the_first_token_comes(self, one_caller):
+        site, generic = one_caller.site, one_caller.provider.generic
+        discovered = Provider.discover(generic.oidc_authority, "the app", verify=one_caller.provider.ca_file)
+        logout, _ = site.worker(provider=discovered)
+
+        def keys_are_held():
+            site.tidy(logout)
+            trust = run(discovered.trust(BlockingWorld(), wait_seconds=0.0))
+            return trust is not None and all(keys.are_held for _, keys in trust.sources)
+
+        until(keys_are_held)
+
+    def test_are_not_fetched_of_entra_which_calls_nobody(self):
+        provider = Provider.entra("11111111-1111-1111-1111-111111111111", "the app")
+        run(provider.prepare(BlockingWorld()))
+        (endpoints,) = provider.endpoints.values()
+        assert not endpoints._keys
