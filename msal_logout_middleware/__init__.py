@@ -12,6 +12,7 @@ from .events import (
     SessionUnknowable,
     StoreUnreachable,
 )
+from .gate import WorkerState
 from .http import Cookie
 from .logout import Logout
 from .logout_token import LogoutTokenRules
@@ -45,5 +46,6 @@ __all__ = [
     "StoreError",
     "StoreUnreachable",
     "StoredTokenCache",
+    "WorkerState",
     "home_account_id",
 ]

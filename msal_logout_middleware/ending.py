@@ -38,6 +38,7 @@ class Target:
     """Which sessions are to end, beside those that are known already.
 
     Args:
+        handles: Handles that are dead, known to the session index or not.
         found_by: Keys of the session index: all sessions that it finds by one of them.
         spared: Sessions that do not end, though they are found.
         keys: Marks for sessions that the index never saw.
@@ -45,6 +46,7 @@ class Target:
         asked_at: When the sign-out was asked for, if that is a while ago, in seconds since 1970.
     """
 
+    handles: tuple[str, ...] = ()
     found_by: tuple[str, ...] = ()
     spared: tuple[str, ...] = ()
     keys: tuple[KeyMark, ...] = ()
@@ -263,7 +265,7 @@ async def finish(config: Configuration, outcome: Outcome, steps: Steps) -> Outco
 
 async def _mark(config: Configuration, work: Work, target: Target) -> Ended:
     ending = Ending(
-        handles=_handles(work),
+        handles=(*_handles(work), *target.handles),
         found_by=target.found_by,
         spared=target.spared,
         keys=target.keys,
@@ -396,4 +398,4 @@ def _handles(work: Work) -> tuple[str, ...]:
 
 
 def _names(work: Work, target: Target) -> tuple[str, ...]:
-    return (*_handles(work), *target.found_by, *(mark.key for mark in target.keys))
+    return (*_handles(work), *target.handles, *target.found_by, *(mark.key for mark in target.keys))

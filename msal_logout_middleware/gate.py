@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
@@ -35,6 +36,8 @@ from .records import KnownSession, handles, opened, sign_in
 from .session import Session
 from .stores import SessionRecord
 
+logger = logging.getLogger("msal_logout_middleware")
+
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -42,6 +45,7 @@ _REMEMBERED = 4096  # cookies, and sessions, that a worker remembers
 SAMPLED_FROM = 512  # characters of a `Cookie` header
 _LONGEST_REMEMBERED = 8192  # characters of a cookie, or of a `Cookie` header
 _MARKS_AT_ONCE = 5000
+_WRITTEN_AT_ONCE = 500
 _TOLD_AGAIN_SECONDS = 1.0  # while the store is away
 _NO_GENERATION = -1  # is never the store's: not even where that cannot be told either
 
@@ -107,6 +111,21 @@ class Visit:
         if self.cuts_all:
             return ""
         return without(cookie_header, self.dead)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What one worker knows at the moment, for a health check.
+
+    Args:
+        in_step: Whether the worker knows of all endings. If not, it asks the store about each request with a session.
+        marks: How many ended marks it holds.
+        put_off: How many sign-outs wait to be committed, since the store was away.
+    """
+
+    in_step: bool
+    marks: int
+    put_off: int
 
 
 Found = list[tuple[str, "Session | Seen"]]  # each with its cookies
@@ -369,6 +388,26 @@ class Gate:
             raise LogoutError("the claims have no iat, nonce or uti: give all claims of the ID token")
         if seen.ended:
             raise LogoutError("the session has ended already")
+
+    async def write_back(self, world: World) -> None:
+        """Catch up with the store, and end again what it has lost: it was restored, or took over without all marks.
+
+        Raises:
+            Exception: The store cannot be asked.
+        """
+        await self._renew()
+        lost = self._marks.lost(time.time())
+        if lost:
+            logger.error("the store has lost %d ended marks: this worker writes them back", len(lost))
+        for first in range(0, len(lost), _WRITTEN_AT_ONCE):
+            handles = tuple(handle for handle, _ in lost[first : first + _WRITTEN_AT_ONCE])
+            await end_sessions(self._config, Work("late"), Steps(self._config, world), target=Target(handles))
+        self._marks.are_written_back()
+
+    def state(self) -> WorkerState:
+        """Return what this worker knows at the moment."""
+        in_step = self.generation() is not None and self._marks.generation is not None
+        return WorkerState(in_step, len(self._marks), len(self._config.unmarked))
 
     def sweep(self) -> None:
         """Forget what is over."""

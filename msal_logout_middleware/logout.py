@@ -15,7 +15,7 @@ from ._drive import BlockingWorld, World, drive, is_async, run
 from .caches import InStore, TokenCaches, home_account_id
 from .configuration import Configuration, OnEvent, OnStoreError, OtherSessions
 from .ending import Steps
-from .gate import Gate
+from .gate import Gate, WorkerState
 from .http import Cookie, Request, Response
 from .logout_token import LogoutTokenRules
 from .provider import Provider
@@ -236,6 +236,10 @@ class Logout:
         if request.path == self._config.logout_path:
             return await rp_initiated.log_out(self._config, request, world)
         return rp_initiated.came_back(self._config, request)
+
+    def worker_state(self) -> WorkerState:
+        """Return what this worker knows of endings at the moment; nothing is asked, so it costs nothing."""
+        return self.gate.state()
 
     async def tidy(self, world: World) -> None:
         """Finish what this worker and others have left; the middlewares call it from time to time."""

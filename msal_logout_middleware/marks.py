@@ -25,6 +25,7 @@ class HeldMarks:
         self.generation: int | None = None
         self.place: tuple[str | None, int] = (None, 0)
         self._expires_at: dict[str, float] = {}
+        self._told_anew: set[str] | None = None  # what a new life of the store has told so far
 
     def __len__(self) -> int:
         return len(self._expires_at)
@@ -46,13 +47,33 @@ class HeldMarks:
         """
         epoch, since = place
         same = epoch in (None, found.epoch) and found.cursor >= since
+        if not same:
+            self._told_anew = set()
+        told_anew = self._told_anew
         for mark in found.marks:
             if mark.kind == "handle":
                 self._expires_at[mark.value] = mark.expires_at
+                if told_anew is not None:
+                    told_anew.add(mark.value)
+        for mark in found.lost:
+            if mark.kind == "handle":
+                self._expires_at.setdefault(mark.value, mark.expires_at)
         held_epoch, held = self.place  # another thread may have asked meanwhile
         cursor = max(held, found.cursor) if held_epoch == found.epoch else found.cursor
         self.place = (found.epoch, cursor if same else 0)
         return same
+
+    def lost(self, now: float) -> list[tuple[str, float]]:
+        """Return the handles, each with its expiry, that a new life of the store has not told again."""
+        told_anew = self._told_anew
+        if told_anew is None:
+            return []
+        held = list(self._expires_at.items())
+        return [(handle, at) for handle, at in held if at > now and handle not in told_anew]
+
+    def are_written_back(self) -> None:
+        """Note that the store has again what it had lost."""
+        self._told_anew = None
 
     def forget(self, now: float) -> None:
         """Forget marks whose time is over: the sessions that they ended have expired as well.

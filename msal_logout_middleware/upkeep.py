@@ -21,13 +21,14 @@ _ROWS_AT_ONCE = 20
 
 
 async def tidy(config: Configuration, gate: Gate, world: World) -> None:
-    """Commit the endings that could not be, go on with the journal, and forget what is over.
+    """Commit the endings that could not be, write back marks, go on with the journal, and forget what is over.
 
     Nothing is raised: what fails is told, and the next round comes.
     """
     for number, unfinished in config.unmarked.take():
         if isinstance(unfinished, Unfinished):
             await _guarded("an ending could not be committed yet", _commit(config, number, unfinished, world))
+    await _guarded("the store could not be asked", gate.write_back(world))
     await _guarded("the store could not be asked", _go_on(config, world))
     if config.back_channel_path is not None:
         await _guarded("the provider could not be asked", config.provider.prepare(world))

@@ -188,11 +188,13 @@ class Marks(NamedTuple):
         epoch: Names this life of the store; a new one means that the store may have lost marks.
         cursor: The sequence number of the last change looked at.
         marks: In the store's order.
+        lost: Marks that an earlier life of the store has told, and that this one may not have.
     """
 
     epoch: str
     cursor: int
     marks: Sequence[Mark]
+    lost: Sequence[Mark] = ()
 
 
 class SessionIndex(Protocol):

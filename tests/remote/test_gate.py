@@ -12,7 +12,7 @@ import anyio
 import pytest
 from flask import after_this_request
 
-from msal_logout_middleware import asgi
+from msal_logout_middleware import WorkerState, asgi
 from msal_logout_middleware.events import LogoutFailed, SessionRefused, StoreUnreachable
 from msal_logout_middleware.stores import _generation
 from msal_logout_middleware.stores.memory import MemoryStore
@@ -617,6 +617,50 @@ def test_backup_in_the_place_of_the_database_hides_no_later_ending(site, tmp_pat
     assert site.user(at_other) is None
     site.store.close()
     other_store.close()
+
+
+def test_workers_write_back_what_a_restored_backup_has_lost(site, tmp_path, monkeypatch, nobody_else_tidies):
+    monkeypatch.setattr(_generation, "IDENTITY_SECONDS", 0.0)
+    path = tmp_path / "logout.db"
+    site.store = SQLiteStore(path)
+    site.build()
+    claims = signing_in("ann", "a")
+    ann, bob = site.sign_in(claims), site.sign_in(signing_in("bob", "b"))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("VACUUM INTO ?", (str(tmp_path / "backup.db"),))
+    records = dict(site.records or {})
+    stolen = site.copy(ann)
+    site.front_channel(sid="a")
+    site.tidy()
+    site.store.close()
+    for name in ("logout.db-wal", "logout.db-shm", "logout.db-generation"):
+        (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / "backup.db").replace(path)
+    if records:
+        site.records.update(records)
+    assert site.cache(claims)
+    site.tidy()
+    assert site.cache(claims) is None
+    _, stolen.site = site.worker()  # one that knew nothing of it
+    bob.site = stolen.site
+    assert (site.user(stolen), site.user(bob)) == (None, "sub-of-bob")
+    assert site.store.open_rows() == 0
+    site.store.close()
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
+def test_worker_says_what_it_knows(either_door):
+    site = either_door.build(wrap=Faulty)
+    ann = site.sign_in(signing_in("ann"))
+    site.front_channel(sid="a-session")
+    assert site.user(ann) is None
+    assert site.logout.worker_state() == WorkerState(in_step=True, marks=1, put_off=0)
+    store = Faulty(site.store)
+    logout, _ = site.worker(store=store)
+    assert not logout.worker_state().in_step
+    store.away.add("end")
+    logout.end_sessions(sid="a-session")
+    assert logout.worker_state().put_off == 1
 
 
 def test_mark_outlives_every_cookie(monkeypatch):
