@@ -17,6 +17,7 @@ from .logout import Logout
 from .logout_token import LogoutTokenRules
 from .provider import Provider
 from .remote import EndedSessions
+from .stores.encryption import Encryption
 from .stores.memory import MemoryStore
 from .stores.sqlite import SQLiteStore
 from .token_cache import StoredTokenCache
@@ -25,6 +26,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Cookie",
+    "Encryption",
     "EndedSessions",
     "Event",
     "InSession",
