@@ -144,7 +144,7 @@ class InStore:
         removed, written = Removed({}), False
         for _ in range(self._attempts):
             row = await settle(self.store.load(key))
-            removal = _NOTHING if row.data is None else _without(row.data, claims)
+            removal = _NOTHING if row.data is None else without(row.data, claims)
             # A row that is absent is removed once more: a first save that is on its way must find another version.
             if removal.cache == row.data and (written or row.data is not None):
                 return removed  # looked at again: nothing of the user is there
@@ -181,7 +181,7 @@ class InSession:
         if not isinstance(held, (str, bytes)):
             logger.error(_DAMAGED, f"it is a {type(held).__name__}")
             return Removed({})
-        return _and(Removed({}), _without(held, claims))
+        return _and(Removed({}), without(held, claims))
 
 
 class Shared:
@@ -211,7 +211,8 @@ class Shared:
         return Removed(removal.counts, removal.id_token)
 
 
-def _without(data: bytes | str, claims: Claims) -> accounts.Removal:
+def without(data: bytes | str, claims: Claims) -> accounts.Removal:
+    """Return a token cache without a user; one that is damaged is told in the log, and nothing is left of it."""
     try:
         return accounts.remove_accounts(data, claims)
     except DamagedCache as error:

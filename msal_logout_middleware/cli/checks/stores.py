@@ -107,6 +107,12 @@ def check_token_caches(caches: TokenCaches, said: Sequence[Workers], *, server_s
         return Finding(
             check, "warning", seen, "keep them in the store: leave out caches=, and use token_cache()"
         )
+    if not getattr(caches, "guarded", False):
+        seen = (
+            f"{type(caches).__name__} cannot refuse what is saved late: it is removed again when the request returns,"
+            " but what a background job saves after a sign-out stays"
+        )
+        return Finding(check, "warning", seen, "to be sure, leave out caches= and use token_cache()")
     return Finding(check, "ok", "a sign-out reaches every token cache")
 
 
