@@ -1,5 +1,6 @@
 """Signs users of MSAL web apps out completely: session ended, tokens removed, provider told."""
 
+from .app_cache import InAppCache
 from .caches import InSession, InStore, Shared, home_account_id
 from .errors import LogoutError, StoreError
 from .events import (
@@ -29,6 +30,7 @@ __all__ = [
     "Encryption",
     "EndedSessions",
     "Event",
+    "InAppCache",
     "InSession",
     "InStore",
     "Logout",

@@ -70,7 +70,9 @@ class InAppCache:
     ) -> None:
         for method in ("get", "set", "delete"):
             if not callable(getattr(cache, method, None)):
-                raise TypeError(f"the cache must have get, set and delete; {type(cache).__name__} has no {method}")
+                raise TypeError(
+                    f"the cache must have get, set and delete; {type(cache).__name__} has no {method}"
+                )
             if inspect.iscoroutinefunction(getattr(cache, method)):
                 raise TypeError(f"the cache must be synchronous; {type(cache).__name__}.{method} is not")
         if (serialize is None) is not (deserialize is None):
