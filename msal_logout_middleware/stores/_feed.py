@@ -210,9 +210,7 @@ class Feed:
         tip = self._tip
         if tip is None or not answer.has_known or answer.epoch != self._epoch:
             if tip is not None and tip == known:
-                logger.warning(
-                    "the store has lost endings, or is another one: all that is known of it is read anew"
-                )
+                logger.warning("the store has lost endings, or is another one: all that is known of it is read anew")
             elif tip is not None:
                 return  # others have learnt meanwhile what this answer says
             self._lives += tip is not None
