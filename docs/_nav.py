@@ -17,6 +17,7 @@ ORDER = [
     "configuration.md",
     "sessions.md",
     "stores.md",
+    "own_store.md",
     "token_cache.md",
     "accounts.md",
     "commands.md",

@@ -155,5 +155,8 @@ async def drive(flow: Callable[[World], Coroutine[Any, Any, T]], *, blocks: bool
 
 
 def is_async(part: object, *methods: str) -> bool:
-    """Tell whether any of the methods of a part is a coroutine function."""
+    """Tell whether a part is asynchronous: as it says itself, or if any of its methods is a coroutine function."""
+    said = getattr(part, "is_async", None)
+    if isinstance(said, bool):
+        return said
     return any(inspect.iscoroutinefunction(getattr(part, method, None)) for method in methods)

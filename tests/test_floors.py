@@ -23,7 +23,9 @@ FLOORS: dict[str, set[str]] = {
     "knowledge": {
         "account_index",
         "accounts",
+        "app_cache",
         "caches",
+        "django_cache",
         "fetch",
         "grants",
         "keys",
@@ -60,6 +62,7 @@ HEIGHT = {room: height for height, rooms in enumerate(FLOORS.values()) for room 
 CORE = {"anyio", "cryptography", "itsdangerous", "jwt", "msal", "requests"}
 EXTRAS: dict[str, set[str]] = {
     "sessions.flask": {"flask", "werkzeug"},
+    "django_cache": {"django"},
     "sessions.asgi": {"starlette", "starsessions"},
     "testing": {"cryptography", "jwt", "multipart", "pytest", "starlette", "trustme", "uvicorn"},
 }

@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..errors import StoreError
-from . import Ended, Ending, JournalRow, Jti, Loaded, Mark, Marks, SessionRecord
+from . import Ended, Ending, JournalRow, Jti, Loaded, Mark, Marks, Rows, SessionRecord
 from ._generation import Generation, number_of
 from ._mounts import network_filesystem
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
+from .encryption import Encryption, opened, protected
 
 logger = logging.getLogger("msal_logout_middleware")
 
@@ -123,6 +124,7 @@ class SQLiteStore:
         token_cache_lifetime_seconds: How long a token cache is kept after its last write.
         removed_row_seconds: How long a removed token cache is remembered, so that a save by a request that began
             before the removal fails. Longer than the longest request.
+        encryption: Encrypts token caches in the file; they stand there in clear otherwise.
 
     Raises:
         ValueError: The path names no file: an in-memory database is not shared between workers.
@@ -139,12 +141,14 @@ class SQLiteStore:
         busy_timeout_seconds: float = 1.0,
         token_cache_lifetime_seconds: float = TOKEN_CACHE_LIFETIME_SECONDS,
         removed_row_seconds: float = REMOVED_ROW_SECONDS,
+        encryption: Encryption | None = None,
     ) -> None:
         name = os.fspath(path)
         if not name or name.startswith((":memory:", "file:")):
             raise ValueError(
                 "SQLiteStore needs the path of a file, which all workers share; use MemoryStore for tests"
             )
+        self.encryption = encryption
         self._clock = clock
         self._token_cache_lifetime = token_cache_lifetime_seconds
         self._removed_row = removed_row_seconds
@@ -159,20 +163,48 @@ class SQLiteStore:
 
     def load(self, key: str) -> Loaded:
         """Return the token cache under a key; one that was never there has the version `""`."""
-        with self._database.reading() as db:
-            return _load(db, key, self._clock())
+        row = _hidden(key)
+        return opened(self.encryption, row, self.load_row(row))
 
     def replace(self, key: str, expected: str, data: bytes | None) -> bool:
         """Write a token cache (`None`: remove it) if its version is still the expected one."""
+        row = _hidden(key)
+        data = protected(self.encryption, row, data)
         with self._changing() as (db, now):
-            if _load(db, key, now).version != expected:
+            if _load(db, row, now).version != expected:
                 return False
             lifetime = self._removed_row if data is None else self._token_cache_lifetime
             db.execute(
                 "INSERT OR REPLACE INTO token_caches (key, data, version, expires_at) VALUES (?, ?, ?, ?)",
-                (_hidden(key), data, secrets.token_hex(16), now + lifetime),
+                (row, data, secrets.token_hex(16), now + lifetime),
             )
             return True
+
+    def rows(self, after: str | None = None, *, limit: int) -> Rows:
+        """Return some rows that have a token cache, in the order of their names: the keys' SHA-256."""
+        with self._database.reading() as db:
+            found = db.execute(
+                """SELECT key FROM token_caches WHERE key > ? AND data IS NOT NULL AND expires_at > ?
+                    ORDER BY key LIMIT ?""",
+                (after or "", self._clock(), _positive(limit)),
+            )
+            names = [name for (name,) in found]
+        return Rows(names, names[-1] if len(names) == limit else None)
+
+    def load_row(self, row: str) -> Loaded:
+        """Return what stands in a row, as it stands there."""
+        with self._database.reading() as db:
+            return _load(db, row, self._clock())
+
+    def replace_row(self, row: str, expected: str, data: bytes) -> bool:
+        """Write what is to stand in a row, as it is, if its version is still the expected one."""
+        with self._changing() as (db, now):
+            changed = db.execute(
+                """UPDATE token_caches SET data = ?, version = ?
+                    WHERE key = ? AND version = ? AND data IS NOT NULL AND expires_at > ?""",
+                (data, secrets.token_hex(16), row, expected, now),
+            )
+            return changed.rowcount == 1
 
     # The session index
 
@@ -329,14 +361,17 @@ class SQLiteStore:
 
 def _hidden(key: str) -> str:
     """Return what a cache key is stored as: it often is a user's id, and a removed row stays for a while."""
-    return hashlib.sha256(key.encode()).hexdigest()
+    try:
+        return hashlib.sha256(key.encode()).hexdigest()
+    except UnicodeEncodeError:
+        raise ValueError("a key is not valid Unicode: it holds a lone surrogate") from None
 
 
-def _load(db: sqlite3.Connection, key: str, now: float) -> Loaded:
-    row = db.execute(
-        "SELECT data, version FROM token_caches WHERE key = ? AND expires_at > ?", (_hidden(key), now)
+def _load(db: sqlite3.Connection, row: str, now: float) -> Loaded:
+    found = db.execute(
+        "SELECT data, version FROM token_caches WHERE key = ? AND expires_at > ?", (row, now)
     ).fetchone()
-    return Loaded(*row) if row else Loaded(None, "")
+    return Loaded(*found) if found else Loaded(None, "")
 
 
 def _record(row: tuple[str, str, str, float, bytes, float]) -> SessionRecord:
