@@ -13,10 +13,10 @@ from .events import (
     SessionUnknowable,
     StoreUnreachable,
 )
-from .gate import WorkerState
 from .http import Cookie
 from .logout import Logout
 from .logout_token import LogoutTokenRules
+from .memory import WorkerState
 from .provider import Provider
 from .remote import EndedSessions
 from .stores.encryption import Encryption

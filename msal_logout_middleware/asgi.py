@@ -16,9 +16,9 @@ import anyio
 from . import back_channel, pages, upkeep
 from ._drive import BlockingWorld, LoopWorld, World, drive, run_beside_loop
 from .exchange import Exchange, may_say
-from .gate import SAMPLED_FROM, Visit
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
 from .logout import AppView, Logout, check_app
+from .memory import SAMPLED_FROM, Visit
 
 logger = logging.getLogger("msal_logout_middleware")
 

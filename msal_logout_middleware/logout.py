@@ -15,9 +15,10 @@ from ._drive import BlockingWorld, World, drive, is_async, run
 from .caches import InStore, TokenCaches, home_account_id
 from .configuration import Configuration, OnEvent, OnStoreError, OtherSessions
 from .ending import Steps
-from .gate import Gate, WorkerState
+from .gate import Gate
 from .http import Cookie, Request, Response
 from .logout_token import LogoutTokenRules
+from .memory import WorkerState
 from .provider import Provider
 from .remote import EndedSessions, Sought
 from .rp_initiated import AppView

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from . import back_channel, pages, upkeep
 from ._drive import BlockingWorld, run
 from .exchange import Exchange, may_say
-from .gate import Visit, sample
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
 from .logout import AppView, Logout, check_app
+from .memory import Visit, sample
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

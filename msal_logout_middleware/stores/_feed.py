@@ -210,7 +210,9 @@ class Feed:
         tip = self._tip
         if tip is None or not answer.has_known or answer.epoch != self._epoch:
             if tip is not None and tip == known:
-                logger.warning("the store has lost endings, or is another one: all that is known of it is read anew")
+                logger.warning(
+                    "the store has lost endings, or is another one: all that is known of it is read anew"
+                )
             elif tip is not None:
                 return  # others have learnt meanwhile what this answer says
             self._lives += tip is not None
@@ -329,7 +331,7 @@ _feeds: weakref.WeakSet[Feed] = weakref.WeakSet()
 def _after_fork() -> None:
     """Forget the parent's follower, and what it knew."""
     for feed in list(_feeds):
-        feed._start()  # noqa: SLF001 - its own module's
+        feed._start()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
