@@ -387,6 +387,24 @@ def test_tampered_token_is_refused_and_the_session_lives(caller):
     assert site.cache(caller.claims("ann"))
 
 
+@pytest.mark.parametrize("sid", ["a-session", "no-session"])
+def test_token_that_comes_while_the_browser_is_in_our_redirect_is_judged_like_any_other(caller, sid):
+    """The session has gone by then: what is good is done all the same, and what is not is refused all the same."""
+    site = caller.site
+    ann, bob = site.sign_in(caller.claims("ann")), site.sign_in(caller.claims("bob", "bob's"))
+    stolen = site.copy(ann)
+    token = caller.token(sid=sid, sub="sub-of-ann")
+    header, payload, _ = token.split(".")
+    tampered = f"{header}.{payload}.{caller.token(sid=sid).rpartition('.')[2]}"
+
+    assert ann.get("/logout").status == 303
+
+    assert is_refused(caller.post(tampered))
+    assert is_done(caller.post(token))
+    assert is_refused(caller.post(tampered))
+    assert [site.user(each) for each in (stolen, bob)] == [None, "sub-of-bob"]
+
+
 def test_in_flight_request_brings_nothing_back(caller):
     site = caller.site
     claims = caller.claims("ann")
