@@ -13,10 +13,9 @@ import anyio
 import pytest
 
 from msal_logout_middleware import Provider, back_channel
-from msal_logout_middleware._drive import BlockingWorld, run
 from msal_logout_middleware.events import LogoutEnded, LogoutFailed, LogoutRefused
 from msal_logout_middleware.stores.memory import MemoryStore
-from tests.remote.conftest import signing_in
+from tests.remote.conftest import LONG_SECONDS, signing_in, with_keys
 from tests.remote.faults import Faulty
 from tests.sites import KINDS, Site
 
@@ -57,9 +56,7 @@ def build(provider, site, **options):
     discovered = Provider.discover(
         provider.generic.oidc_authority, client.client_id, verify=provider.ca_file, timeout_seconds=10
     )
-    site.build(provider=discovered, **options)
-    # The metadata is fetched now, so that nothing later depends on how fast that is.
-    assert run(discovered.trust(BlockingWorld(), wait_seconds=20))
+    site.build(provider=with_keys(discovered), **options)
     return Caller(provider, site, client)
 
 
@@ -307,7 +304,7 @@ class TestSlowStores:
             blocking = True
 
             def end(self, ending):
-                may_go_on.wait(20)
+                may_go_on.wait(LONG_SECONDS)
                 return super().end(ending)
 
             def finish(self, row):
@@ -320,20 +317,20 @@ class TestSlowStores:
         if site.is_asgi:
 
             async def story():
-                with anyio.fail_after(20):
+                with anyio.fail_after(LONG_SECONDS):
                     answer = await site.door._call(
                         "POST", PATH, {"content-type": FORM},
                         urlencode({"logout_token": caller.token(sid="a-session")}).encode(), {},
                     )  # fmt: skip
                     may_go_on.set()
-                    await anyio.to_thread.run_sync(done.wait, 20)
+                    await anyio.to_thread.run_sync(done.wait, LONG_SECONDS)
                     return answer
 
             answer = anyio.run(story)
         else:
             answer = caller.calls(sid="a-session")
             may_go_on.set()
-            done.wait(20)
+            done.wait(LONG_SECONDS)
         assert is_refused(answer)
         assert site.user(ann) is None
         assert site.cache(claims) is None

@@ -12,7 +12,7 @@ from msal_logout_middleware import LogoutTokenRules, Provider
 from msal_logout_middleware._drive import BlockingWorld, run
 from msal_logout_middleware.events import LogoutRefused
 from tests.back_channel.rows import BAD, GOOD, Issuing, by_name
-from tests.remote.conftest import signing_in
+from tests.remote.conftest import LONG_SECONDS, signing_in, with_keys
 from tests.remote.test_back_channel import FORM, PATH, is_done, is_refused
 from tests.sites import KINDS, Site
 
@@ -50,24 +50,20 @@ class Target:
             verify=self.provider.ca_file,
             timeout_seconds=10,
         )
-        assert run(known.trust(BlockingWorld(), wait_seconds=20))
+        assert run(known.trust(BlockingWorld(), wait_seconds=LONG_SECONDS))
         return known
 
     def sign_in(self):
         return self.site.sign_in(signing_in("ann", self.by.sid, iss=self.by.iss), cache=False)
 
     @cached_property
-    def with_keys(self):
-        """The provider as somebody knows it who has its keys."""
-        known = self.discovered()
-        ((_, keys),) = run(known.trust(BlockingWorld(), wait_seconds=20)).sources
-        assert run(keys.find(None, BlockingWorld(), wait_seconds=20))
-        return known
+    def known_with_keys(self):
+        return with_keys(self.discovered())
 
     def send(self, row, *, keys_are_held):
         """Send a row's token to a worker that has its rules."""
         if (row.rules, keys_are_held) not in self._doors:
-            known = self.with_keys if keys_are_held else self.site.options["provider"]
+            known = self.known_with_keys if keys_are_held else self.site.options["provider"]
             _, door = self.site.worker(provider=known, logout_token_rules=row.rules)
             self._doors[row.rules, keys_are_held] = door
         body = urlencode({"logout_token": row.build(self.by)}).encode()
