@@ -25,6 +25,7 @@ ORDER = [
     "performance.md",
     "troubleshooting.md",
     "security.md",
+    "hard_cases.md",
     "contributing.md",
 ]
 

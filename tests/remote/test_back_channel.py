@@ -13,10 +13,9 @@ import anyio
 import pytest
 
 from msal_logout_middleware import Provider, back_channel
-from msal_logout_middleware._drive import BlockingWorld, run
 from msal_logout_middleware.events import LogoutEnded, LogoutFailed, LogoutRefused
 from msal_logout_middleware.stores.memory import MemoryStore
-from tests.remote.conftest import signing_in
+from tests.remote.conftest import LONG_SECONDS, signing_in, with_keys
 from tests.remote.faults import Faulty
 from tests.sites import KINDS, Site
 from tests.stories.servers import until
@@ -58,9 +57,7 @@ def build(provider, site, **options):
     discovered = Provider.discover(
         provider.generic.oidc_authority, client.client_id, verify=provider.ca_file, timeout_seconds=10
     )
-    site.build(provider=discovered, **options)
-    # The metadata is fetched now, so that nothing later depends on how fast that is.
-    assert run(discovered.trust(BlockingWorld(), wait_seconds=20))
+    site.build(provider=with_keys(discovered), **options)
     return Caller(provider, site, client)
 
 
@@ -308,7 +305,7 @@ class TestSlowStores:
             blocking = True
 
             def end(self, ending):
-                may_go_on.wait(20)
+                may_go_on.wait(LONG_SECONDS)
                 return super().end(ending)
 
             def finish(self, row):
@@ -321,20 +318,20 @@ class TestSlowStores:
         if site.is_asgi:
 
             async def story():
-                with anyio.fail_after(20):
+                with anyio.fail_after(LONG_SECONDS):
                     answer = await site.door._call(
                         "POST", PATH, {"content-type": FORM},
                         urlencode({"logout_token": caller.token(sid="a-session")}).encode(), {},
                     )  # fmt: skip
                     may_go_on.set()
-                    await anyio.to_thread.run_sync(done.wait, 20)
+                    await anyio.to_thread.run_sync(done.wait, LONG_SECONDS)
                     return answer
 
             answer = anyio.run(story)
         else:
             answer = caller.calls(sid="a-session")
             may_go_on.set()
-            done.wait(20)
+            done.wait(LONG_SECONDS)
         assert is_refused(answer)
         assert site.user(ann) is None
         assert site.cache(claims) is None
@@ -386,6 +383,24 @@ def test_tampered_token_is_refused_and_the_session_lives(caller):
         assert is_refused(caller.post(token))
     assert site.user(ann) == "sub-of-ann"
     assert site.cache(caller.claims("ann"))
+
+
+@pytest.mark.parametrize("sid", ["a-session", "no-session"])
+def test_token_that_comes_while_the_browser_is_in_our_redirect_is_judged_like_any_other(caller, sid):
+    """The session has gone by then: what is good is done all the same, and what is not is refused all the same."""
+    site = caller.site
+    ann, bob = site.sign_in(caller.claims("ann")), site.sign_in(caller.claims("bob", "bob's"))
+    stolen = site.copy(ann)
+    token = caller.token(sid=sid, sub="sub-of-ann")
+    header, payload, _ = token.split(".")
+    tampered = f"{header}.{payload}.{caller.token(sid=sid).rpartition('.')[2]}"
+
+    assert ann.get("/logout").status == 303
+
+    assert is_refused(caller.post(tampered))
+    assert is_done(caller.post(token))
+    assert is_refused(caller.post(tampered))
+    assert [site.user(each) for each in (stolen, bob)] == [None, "sub-of-bob"]
 
 
 def test_in_flight_request_brings_nothing_back(caller):
