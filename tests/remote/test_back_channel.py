@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from msal_logout_middleware import Provider, back_channel
+from msal_logout_middleware._drive import BlockingWorld, run
 from msal_logout_middleware.events import LogoutEnded, LogoutFailed, LogoutRefused
 from msal_logout_middleware.stores.memory import MemoryStore
 from tests.remote.conftest import LONG_SECONDS, signing_in, with_keys

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import anyio
 import pytest
 
-from msal_logout_middleware import Cookie, MemoryStore, ending, gate
+from msal_logout_middleware import Cookie, MemoryStore, ending, learning, memory
 from tests.remote.conftest import signing_in
 from tests.remote.faults import Faulty
 from tests.sites import KINDS, Site
@@ -125,7 +125,7 @@ def test_session_that_outlives_its_record_is_recorded_again(either_door, monkeyp
     cookie = f"{site.cookie_name}={ann.cookies[site.cookie_name]}"
     assert whose(site.door.call("GET", "/me", {"cookie": cookie}, b"")) == "sub-of-ann"
     later[0] = 200.0
-    for room in (gate, ending):
+    for room in (memory, learning, ending):
         clocks = SimpleNamespace(time=lambda: now() + later[0], monotonic=time.monotonic)
         monkeypatch.setattr(room, "time", clocks)
     site.store.sweep()
