@@ -54,8 +54,17 @@ class LogoutMiddleware:
         self._upkeep = _Upkeep(logout)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer what is ours; hand everything else to the app, behind the gate."""
+        """Answer what is ours; hand everything else to the app, behind the gate.
+
+        Raises:
+            RuntimeError: Several processes serve the app, and each has a store of its own.
+        """
         if not self._upkeep.runs:
+            if environ.get("wsgi.multiprocess") and getattr(self.logout.store, "one_process", False):
+                raise RuntimeError(
+                    "several processes serve this app, and a MemoryStore is in one alone: who signs out at one would"
+                    " stay signed in at the others. Use SQLiteStore, which all workers of a machine share"
+                )
             self._upkeep.start()
         visit = self._gate.nobody
         cookie_header = environ.get("HTTP_COOKIE")

@@ -136,6 +136,9 @@ class MemoryStore:
     blocking = False
     """Calls never wait for a disk or a network: an event loop may call them itself."""
 
+    one_process = True
+    """Other processes do not see what is kept."""
+
     def __init__(
         self,
         *,
