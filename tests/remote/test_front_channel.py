@@ -71,6 +71,18 @@ def test_session_of_the_cookie_is_ended_and_its_cookie_deleted(site):
     assert site.cache(claims) is None
 
 
+def test_cookie_of_a_session_whose_sid_was_learnt_is_deleted(either_door):
+    """Its claims say none."""
+    site = either_door.build()
+    claims = signing_in("ann")
+    del claims["sid"]
+    ann = site.sign_in(claims)
+    site.logout.signed_in(claims, sid="told")
+    answer = ann.get(f"{PATH}?sid=told", site="cross-site")
+    assert "Max-Age=0" in answer.set_cookies[site.cookie_name]
+    assert site.cache(claims) is None
+
+
 def test_session_that_the_index_never_saw_is_found_by_its_cookie(site):
     """Signed in before the middleware was there, and asked about for the first time by the iframe."""
     site.build()

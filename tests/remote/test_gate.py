@@ -11,14 +11,15 @@ from functools import partial
 
 import anyio
 import pytest
-from flask import after_this_request
+from flask import Flask, after_this_request
 
-from msal_logout_middleware import WorkerState, asgi
+from msal_logout_middleware import WorkerState, asgi, wsgi
+from msal_logout_middleware.caches import InStore
 from msal_logout_middleware.events import LogoutFailed, SessionRefused, StoreUnreachable
 from msal_logout_middleware.stores import _generation
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
-from tests.doors import Browser
+from tests.doors import Browser, WsgiDoor
 from tests.remote.conftest import signing_in
 from tests.remote.faults import Faulty
 from tests.sites import KINDS, Site
@@ -152,6 +153,13 @@ def test_header_that_is_sent_in_pieces_is_one(kind):
     assert cookies_seen(site.door.call("GET", "/echo", pieces, b"")) == ["a=1", "b=2"]
     pieces = [("cookie", pair), ("x", "y"), ("cookie", "b=2")]
     assert json.loads(site.door.call("GET", "/me", pieces, b"").body) == {"user": None}
+
+
+def test_dead_cookie_is_deleted_at_the_app_s_home_with_a_state_that_is_nobody_s(site):
+    site.build()
+    ann = site.sign_in(signing_in("ann"))
+    site.front_channel(sid="a-session")
+    assert "Max-Age=0" in ann.get("/?state=nobody-s").set_cookies[site.cookie_name]
 
 
 def test_cookie_is_deleted_unless_the_app_sets_a_new_one(site):
@@ -296,6 +304,113 @@ class TestRequestsThatWereRunning:
             ann.get("/stream/chunks")
         assert "sub-of-ann" not in repr(dict(site.records))
 
+    def test_record_under_the_id_that_the_answer_carries_is_deleted_too(self):
+        site = Site("flask-session", KINDS["flask-session"]).build()
+        ann = site.sign_in(signing_in("ann"))
+
+        def view(session):
+            site.front_channel(sid="a-session")
+            site.app.session_interface.regenerate(session)
+            session["changed"] = "meanwhile"
+
+        site.does["change"] = view
+        answer = ann.get("/does/change")
+        assert [value for value in answer.all("set-cookie") if "Max-Age=0" not in value] == []
+        assert "sub-of-ann" not in repr(dict(site.records))
+
+    def test_claims_of_a_session_that_has_ended_sign_nobody_in_again(self, either_door):
+        """An app that has kept them aside, and restores them in an answer to a visitor."""
+        site = either_door.build()
+        claims = signing_in("ann")
+        site.does["restore"] = lambda session: session.update(user=claims, restored=True)
+        site.sign_in(claims)
+        site.front_channel(sid="a-session")
+        browser = site.browser()
+        for _ in range(2):
+            answer = browser.get("/does/restore")
+            assert [value for value in answer.all("set-cookie") if "Max-Age=0" not in value] == []
+            assert site.events[-1] == SessionRefused(site.events[-1].session, during=True)
+        assert browser.cookies == {}
+
+    def test_very_cookie_of_a_session_that_has_ended_is_not_set_again(self):
+        app = Flask("restores")
+        site = Site("flask, signed cookie", KINDS["flask, signed cookie"]).build()
+        ann = site.sign_in(signing_in("ann"))
+        dead = f"{site.cookie_name}={ann.cookies[site.cookie_name]}"
+        assert site.user(ann) == "sub-of-ann"
+        app.get("/restore")(lambda: ("restored", {"set-cookie": dead}))
+        door = WsgiDoor(wsgi.LogoutMiddleware(app, site.logout))
+        site.front_channel(sid="a-session")
+        answer = door.call("GET", "/restore", {}, b"")
+        assert "Max-Age=0" in answer.set_cookies[site.cookie_name]
+
+    def test_tokens_of_the_users_next_sign_in_stay(self, site):
+        site.build()
+        claims = signing_in("ann")
+
+        def view(session):
+            site.front_channel(sid="a-session")
+            site.sign_in(signing_in("ann", "the next"))
+            session["changed"] = "meanwhile"
+
+        site.does["change"] = view
+        site.sign_in(claims).get("/does/change")
+        assert site.cache(claims)
+
+    @pytest.mark.parametrize("when", ["does", "late"])
+    def test_tokens_that_it_saved_late_go_where_the_caches_do_not_refuse_them(self, site, when):
+        class Unguarded:
+            is_async = blocking = False
+
+            def __init__(self, inner):
+                self.cache_key, self.remove_accounts = inner.cache_key, inner.remove_accounts
+
+        site.build(caches=Unguarded(InStore(site.store)))
+        claims = signing_in("ann")
+
+        def view(session):
+            site.front_channel(sid="a-session")
+            assert site.cache(claims) is None
+            site.keep_tokens(claims)
+
+        site.does["change"] = view
+        site.sign_in(claims).get(f"/{when}/change")
+        assert site.cache(claims) is None
+
+    @pytest.mark.usefixtures("nobody_else_tidies")
+    def test_record_that_cannot_be_deleted_now_is_deleted_later(self, server_side_site):
+        site = server_side_site.build(wrap=Faulty)
+        ann = site.sign_in(signing_in("ann"))
+
+        def view(session):
+            site.front_channel(sid="a-session")
+            session["changed"] = "meanwhile"
+            site.session.away = {"delete"}
+
+        site.does["change"] = view
+        ann.get("/does/change")
+        assert "sub-of-ann" in repr(dict(site.records))
+        assert ("late", ("session",)) in [
+            (event.channel, event.left) for event in site.events if isinstance(event, LogoutFailed)
+        ]
+        site.session.away = set()
+        site.tidy()
+        assert "sub-of-ann" not in repr(dict(site.records))
+
+    @pytest.mark.usefixtures("nobody_else_tidies")
+    def test_answer_carries_no_cookie_of_a_session_whose_ending_cannot_be_committed(self, site):
+        site.store = Faulty(MemoryStore())
+        site.build()
+
+        def view(session):
+            site.store.away = {"end"}
+            assert not site.logout.end_sessions(sid="a-session").complete
+            session["changed"] = "meanwhile"
+
+        site.does["change"] = view
+        answer = site.sign_in(signing_in("ann")).get("/does/change")
+        assert [value for value in answer.all("set-cookie") if "Max-Age=0" not in value] == []
+
 
 class TestConnectionsThatStayOpen:
     @pytest.fixture(autouse=True)
@@ -334,6 +449,28 @@ class TestConnectionsThatStayOpen:
         assert sent[-1] == {"type": "websocket.close", "code": 1008}
         sent = talk(site, bob, lambda: site.front_channel(sid="a-session"), hang_up=True)
         assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send"]
+
+    def test_open_one_is_closed_if_the_store_cannot_be_asked_whose_session_has_ended(self, sockets):
+        sockets.store = Faulty(MemoryStore())
+        site = sockets.build()
+        ann = site.sign_in(signing_in("ann"))
+        other, _ = site.worker(store=site.store.inner)
+
+        def ends():
+            other.end_sessions(iss=signing_in("bob")["iss"], sub="sub-of-bob")
+            site.store.away = {"marks_since"}
+
+        assert talk(site, ann, ends)[-1] == {"type": "websocket.close", "code": 1008}
+
+    def test_app_that_raises_in_an_open_one_is_heard(self, sockets):
+        site = sockets.build()
+        ann = site.sign_in(signing_in("ann"))
+
+        def raises():
+            raise LookupError("the app's own")
+
+        with pytest.raises(LookupError, match="the app's own"):
+            talk(site, ann, raises)
 
     def test_open_one_stays_by_option(self, sockets):
         site = sockets.build(close_websockets=False)
@@ -402,6 +539,7 @@ def talk(site, browser, then=None, *, hang_up=False):
             return {"type": "websocket.disconnect", "code": 1001}
 
         async def send(message):
+            await anyio.lowlevel.checkpoint()  # a server waits for its buffers
             sent.append(message)
             if message["type"] == "websocket.send":
                 if then is not None:
@@ -559,6 +697,31 @@ class TestStoreThatIsAway:
         assert ann.get("/me").status == 503
         site.session.away = set()
         assert site.user(ann) == "sub-of-ann"
+
+    @pytest.mark.parametrize("way", ["front-channel", "with its cookie"])
+    def test_session_whose_ending_cannot_be_committed_is_refused_here(self, site, way):
+        site.store = Faulty(MemoryStore())
+        site.build()
+        ann = site.sign_in(signing_in("ann"))
+        stolen = site.copy(ann)
+        records = dict(site.records or {})
+        site.store.away = {"end"}
+        if way == "front-channel":
+            site.front_channel(sid="a-session")
+        else:
+            ann.get("/logout")
+        if site.is_server_side:
+            site.records.update(records)  # as a request that saves late does
+        assert site.user(stolen) is None
+
+    def test_nothing_is_said_of_the_app_s_home_to_whom_cannot_be_told(self, site):
+        """The provider may be sending the browser back there, with a `state` of ours or of somebody else's."""
+        site.store = Faulty(MemoryStore())
+        site.build()
+        ann = site.sign_in(signing_in("ann"))
+        _, ann.site = site.worker()
+        site.store.away = {"*"}
+        assert ann.get("/?state=nobody-s").status == 503
 
     def test_ending_that_cannot_be_committed_is_refused_here_and_committed_later(self, site):
         site.store = Faulty(MemoryStore())

@@ -60,6 +60,13 @@ def test_stolen_cookie_is_refused_however_it_is_written(signed_out, header):
     )
 
 
+@pytest.mark.parametrize("header", ['a=1; {name}="x; b=2; {name}=y', "a=1; " + "; ".join(["{name}=x"] * 9)])
+def test_app_sees_no_cookie_of_a_header_that_no_browser_sends(signed_out, header):
+    site, _ = signed_out
+    answer = site.door.call("GET", "/echo", [("cookie", header.format(name=site.cookie_name))], b"")
+    assert json.loads(answer.body)["cookies"] == []
+
+
 PIECES = st.sampled_from(
     ['"', "\\", ";", "=", " ", "\t", "NAME", "START", "END", "DEAD", "x", ",", "\xa0", "\x85", "\x1c", "\x0c"]
 )

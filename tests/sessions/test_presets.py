@@ -105,11 +105,7 @@ def test_claims_under_another_name_are_told_once_with_the_argument_to_give(
     assert record.levelno == logging.ERROR
     assert argument in record.getMessage()
     assert ADA["sub"] not in record.getMessage()
-    given = eval(
-        argument.partition("=")[2]
-        if "lambda" not in argument
-        else record.getMessage().partition("claims=")[2].rstrip(".")
-    )
+    given = eval(record.getMessage().partition("claims=")[2].removesuffix("."))
     assert claims_finder(given)(contents) == ADA
 
 
