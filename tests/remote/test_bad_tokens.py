@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from msal_logout_middleware import LogoutTokenRules, Provider
+from msal_logout_middleware import LogoutTokenRules, Provider, asgi, wsgi
 from msal_logout_middleware._drive import BlockingWorld, run
 from msal_logout_middleware.events import LogoutRefused
 from tests.back_channel.rows import BAD, GOOD, Issuing, by_name
@@ -80,10 +80,12 @@ def now():
 
 @pytest.fixture(scope="module", params=["flask, signed cookie", "starlette, signed cookie"])
 def target(request, embedded_provider, now):
-    """One site and one signing key for all rows."""
+    """One site and one signing key for all rows; and nobody who fetches keys by the way."""
     embedded_provider.back()
     embedded_provider.reset()
-    with embedded_provider.trusted():
+    with embedded_provider.trusted(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asgi.LogoutMiddleware, "_start_upkeep", lambda self: None)
+        patch.setattr(wsgi._Upkeep, "start", lambda self: None)
         yield Target(request.param, embedded_provider, now)
 
 
