@@ -225,7 +225,9 @@ class Histories(RuleBasedStateMachine):
         login.browser.site = self._door(worker)
         here = self._in(login.browser)
         assert self.site.user(login.browser) == (here and f"sub-of-{here.user}")
-        if here is not None:
+        if here is None:
+            assert self._cookie(login.browser) is None, "who was refused still has the cookie"
+        else:
             here.is_known = True
             self._note(here)
 
@@ -241,6 +243,7 @@ class Histories(RuleBasedStateMachine):
         seen = self.site.user(thief)
         if login.is_ended:
             assert seen is None, f"a session of {login.user}'s that has ended is served"
+            assert self._cookie(thief) is None, "who was refused still has the cookie"
             if not login.is_known and self.tokens[login.user]:
                 self.tokens[login.user] = None  # what is met of it goes, and with it the user's tokens
         else:
@@ -282,8 +285,7 @@ class Histories(RuleBasedStateMachine):
         def log_out() -> None:
             answer = browser.get(f"/logout/front-channel?{query}", site="cross-site")
             assert answer.status == 200
-            deletes = bool(answer.set_cookies)
-            assert not deletes or (bearer is not None and found in bearer.sids)
+            assert bool(answer.set_cookies) is (bearer is not None and found in bearer.sids)
 
         died = self._dying(worker, dies, log_out)
         self._end([one for one in self._live() if one.is_known and one.is_meant(None, found)], died)
