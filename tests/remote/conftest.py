@@ -70,8 +70,13 @@ def sites_store(request, tmp_path):
         store.close()
 
 
+def have_nobody_tidy(patch):
+    """Leave out what workers do by themselves from time to time."""
+    patch.setattr(asgi.LogoutMiddleware, "_start_upkeep", lambda self: None)
+    patch.setattr(wsgi._Upkeep, "start", lambda self: None)
+
+
 @pytest.fixture
 def nobody_else_tidies(monkeypatch):
     """The middlewares' own rounds would come in between."""
-    monkeypatch.setattr(asgi.LogoutMiddleware, "_start_upkeep", lambda self: None)
-    monkeypatch.setattr(wsgi._Upkeep, "start", lambda self: None)
+    have_nobody_tidy(monkeypatch)

@@ -12,7 +12,7 @@ from msal_logout_middleware import LogoutTokenRules, Provider, asgi, wsgi
 from msal_logout_middleware._drive import BlockingWorld, run
 from msal_logout_middleware.events import LogoutRefused
 from tests.back_channel.rows import BAD, GOOD, Issuing, by_name
-from tests.remote.conftest import LONG_SECONDS, signing_in, with_keys
+from tests.remote.conftest import LONG_SECONDS, have_nobody_tidy, signing_in, with_keys
 from tests.remote.test_back_channel import FORM, PATH, is_done, is_refused
 from tests.sites import KINDS, Site
 
@@ -75,6 +75,7 @@ def now():
     with pytest.MonkeyPatch.context() as patch:
         now = time.time()
         patch.setattr(time, "time", lambda: now)
+        have_nobody_tidy(patch)  # workers have keys ready before any token comes, and here none may
         yield now
 
 
