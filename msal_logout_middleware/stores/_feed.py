@@ -348,7 +348,7 @@ class Feed:
                 return  # another thread was quicker
             if not self._source.is_async:
                 thread = threading.Thread(
-                    target=run, args=(self.follow(),), name="msal_logout_middleware feed", daemon=True
+                    target=lambda: run(self.follow()), name="msal_logout_middleware feed", daemon=True
                 )
                 with suppress(RuntimeError):  # the process is about to end
                     thread.start()

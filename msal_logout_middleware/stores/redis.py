@@ -399,16 +399,16 @@ class _Messages:
         self._pubsub = pubsub
 
     async def begin(self, channel: bytes, timeout_seconds: float) -> None:
+        until, kind = time.monotonic() + timeout_seconds, None
         try:
             await self._awaited(self._pubsub.subscribe(channel))
-            until = time.monotonic() + timeout_seconds
-            while (found := await self._read(until - time.monotonic())) is None or found[
-                "type"
-            ] != "subscribe":
-                if time.monotonic() > until:
-                    raise TimeoutError
+            while kind != "subscribe" and time.monotonic() < until:
+                found = await self._read(until - time.monotonic())
+                kind = found and found["type"]
         except Exception as error:  # any client's
             raise StoreError(_sentence(error)) from error
+        if kind != "subscribe":
+            raise StoreError(_sentence(TimeoutError()))
 
     def next(self, timeout_seconds: float) -> MaybeAwaitable[News | None]:
         return self._server.drive(self._next(timeout_seconds))
