@@ -40,6 +40,7 @@ _HELD = 20_000  # marks, in the order of the store
 _PASSED = 1000  # tips
 _FIRST_WAIT_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 1.0
+_LISTENING_SECONDS = 0.25  # until the follower looks whether it is to ask, or to stop
 _SILENT_BEATS = 3
 
 
@@ -315,7 +316,7 @@ class Feed:
                 await self._ask()
             if self._untold >= _SILENT_BEATS and messages is not None:
                 raise StoreError("it is asked what no message has told")
-            seconds = max(0.0, next_beat - clock())
+            seconds = min(max(0.0, next_beat - clock()), _LISTENING_SECONDS)
             if messages is None:
                 await self._wait(stopped, seconds)
                 continue

@@ -43,16 +43,17 @@ local function text(number)
 end
 """
 
-# Returns the epoch, the last sequence number and the name of the last tip.
+# Returns the epoch, the last sequence number and the name of the last tip. Here as everywhere the first write is one
+# that a server without memory refuses: after it none is, and so a script is done whole or not at all.
 _BEGUN = """
 local function begun(epoch, tip)
     local state = call('HMGET', STATE, 'epoch', 'sequence', 'tip')
     if state[1] then
         return state[1], tonumber(state[2]), state[3]
     end
+    call('HSET', STATE, 'epoch', epoch, 'sequence', 0, 'tip', tip)
     call('DEL', TIPS)
     call('ZADD', TIPS, 0, tip)
-    call('HSET', STATE, 'epoch', epoch, 'sequence', 0, 'tip', tip)
     return epoch, 0, tip
 end
 """

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from anyio.from_thread import start_blocking_portal
 
 from ..stories.servers import until
 
@@ -52,7 +57,11 @@ class Server:
         self._options = options
         self._folder = tempfile.TemporaryDirectory(prefix="mlm-")
         self.port = _free_port()
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def url(self) -> str:
@@ -68,7 +77,8 @@ class Server:
         self._process = subprocess.Popen(
             [
                 *(str(binary()), "--port", str(self.port), "--dir", self._folder.name),
-                *("--bind", "127.0.0.1", "--save", "", "--daemonize", "no", "--loglevel", "warning"),
+                *("--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"),
+                *("--repl-diskless-sync-delay", "0"),
                 *self._options,
             ],
             stdout=subprocess.DEVNULL,
@@ -122,6 +132,43 @@ def clustered() -> Iterator[Server]:
             lambda: b"cluster_state:ok" in server.admin.execute_command("CLUSTER", "INFO", NEVER_DECODE=True)
         )
         yield server
+
+
+@contextmanager
+def encrypting(certificate: trustme.LeafCert, server: Server) -> Iterator[int]:
+    """A port that speaks TLS in front of a server: the bundle's own cannot."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+
+    running: set[asyncio.Task[Any] | None] = set()
+
+    async def pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65_536):
+                target.write(data)
+        target.close()
+
+    async def serve(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        running.add(asyncio.current_task())
+        inside, into = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(pass_on(source, into), pass_on(inside, target))
+        for each in (into, target):
+            with suppress(OSError):
+                await each.wait_closed()
+        running.remove(asyncio.current_task())
+
+    async def close() -> None:
+        door.close()
+        async with asyncio.timeout(20):  # the clients have closed their ends
+            while running:
+                await asyncio.sleep(0.01)
+
+    with start_blocking_portal() as portal:
+        door = portal.call(partial(asyncio.start_server, serve, "127.0.0.1", 0, ssl=context))
+        try:
+            yield door.sockets[0].getsockname()[1]
+        finally:
+            portal.call(close)
 
 
 def _free_port() -> int:

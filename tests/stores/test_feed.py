@@ -628,8 +628,8 @@ def test_forked_process_vouches_for_nothing_and_follows_by_itself(following: Fol
     if not child:
         status = 1
         try:
-            assert following.feed.generation() is None
             assert following.feed.held(0, 9, NOW) is None
+            assert following.feed.generation() is None  # which starts a follower
             until(lambda: following.is_followed(2))
             status = 0
         finally:
