@@ -21,7 +21,7 @@ from packaging.metadata import Metadata
 ROOT = Path(__file__).parents[1]
 PACKAGE = "msal_logout_middleware"
 MAY_NEED_AN_EXTRA = (f"{PACKAGE}.django_cache", f"{PACKAGE}.sessions.", f"{PACKAGE}.testing")
-EXTRAS = "cachelib,django,flask,starlette,testing"
+EXTRAS = "cachelib,django,flask,redis,starlette,testing"
 
 IMPORT_ALL = f"""
 import importlib, pkgutil, sys

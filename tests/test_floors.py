@@ -66,6 +66,7 @@ EXTRAS: dict[str, set[str]] = {
     "sessions.flask": {"flask", "werkzeug"},
     "django_cache": {"django"},
     "sessions.asgi": {"starlette", "starsessions"},
+    "stores.redis": {"redis", "valkey"},
     "testing": {"cryptography", "jwt", "multipart", "pytest", "starlette", "trustme", "uvicorn"},
 }
 
@@ -188,6 +189,10 @@ ALL_EXTRAS = set().union(*EXTRAS.values()) - CORE
 def test_whatever_needs_no_extra_is_imported_without_any() -> None:
     plain = [f"{PACKAGE}.{module}".removesuffix(".") for module in MODULES if not allowed_extras(module)]
     import_without(ALL_EXTRAS, plain)
+
+
+def test_redis_store_is_imported_without_a_client() -> None:
+    import_without(ALL_EXTRAS, [f"{PACKAGE}.stores.redis"])
 
 
 def test_pytest_starts_without_the_testing_extra() -> None:

@@ -39,6 +39,7 @@ from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores import Loaded, TokenCacheStore
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.reencryption import Reencrypted, reencrypt
+from msal_logout_middleware.stores.redis import RedisStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.token_cache import StoredTokenCache
 
@@ -103,7 +104,7 @@ def fastapi_app() -> None:
     logout = Logout(
         provider=Provider.discover("https://op.example", "client", verify="ca.pem"),
         session=ASGISession(Middleware(SessionMiddleware, secret_key="secret")),
-        store=MemoryStore(),
+        store=RedisStore("redis://localhost", prefix="app", wait_replicas=1),
         caches=InStore(store, cache_key=lambda claims: str(claims["sub"])),
         post_logout_redirect_uri="https://app.example.com/",
         logout_token_rules=LogoutTokenRules(algorithms=("ES256",), require_exp=False),
@@ -130,6 +131,15 @@ def caches_that_the_app_has() -> None:
     )
     caches = InDjangoCache("default", cache_key=lambda claims: str(claims["sub"]), timeout_seconds=60)
     print(caches)
+
+
+def small_app() -> Logout:
+    return Logout(
+        provider=Provider.entra("tenant", "client"),
+        session=FlaskSession(Flask(__name__)),
+        store=MemoryStore(),
+        post_logout_redirect_uri="https://app.example.com/",
+    )
 
 
 async def administrator(logout: Logout) -> None:

@@ -5,7 +5,8 @@
 2. The store tells each ending in a message. One that follows the known tip is taken in; anything else has the store
    asked. A message may be lost, late or twice: none of it is needed for the bound.
 3. The store is asked at every beat, and names the tip that the worker knew: the store says whether it still has it. An
-   answer vouches for the moment at which it was asked for, and so for `bound_seconds` from then.
+   answer vouches for the moment at which it was asked for, and so for `bound_seconds` from then; and never for a
+   moment before one at which this worker began to doubt.
 4. While nothing vouches, there is no generation, and the gate asks the store about each request.
 5. A store that has no such tip any more has lost endings, or is another one: all that was known of it is forgotten, and
    the life that `marks_since` names is a new one.
@@ -20,7 +21,11 @@ import threading
 import time
 import weakref
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import Context
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from .._drive import MaybeAwaitable, run, settle
@@ -32,8 +37,10 @@ logger = logging.getLogger("msal_logout_middleware")
 BEATS = 4  # within the bound
 ASKED_AT_ONCE = 1000  # marks
 _HELD = 20_000  # marks, in the order of the store
+_PASSED = 1000  # tips
 _FIRST_WAIT_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 1.0
+_LISTENING_SECONDS = 0.25  # until the follower looks whether it is to ask, or to stop
 _SILENT_BEATS = 3
 
 
@@ -112,8 +119,8 @@ class Source(Protocol):
         """Return the state of the store, and at most `limit` marks after a cursor (`None`: no marks)."""
         ...
 
-    def subscribe(self) -> MaybeAwaitable[Messages]:
-        """Subscribe to the store's messages."""
+    def subscribe(self) -> MaybeAwaitable[Messages | None]:
+        """Subscribe to the store's messages; `None` if it has none, and can only be asked."""
         ...
 
 
@@ -141,17 +148,20 @@ class Feed:
         self._bound = bound_seconds
         self._beat = bound_seconds / BEATS if beat_seconds is None else beat_seconds
         self._lives = 0
+        self._number: int | None = None
+        self._epoch = ""
+        self._tip: Tip | None = None
+        self._passed: deque[Tip] = deque(maxlen=_PASSED)  # tips that led to the known one, without a gap
+        self._marks: list[Mark] = []
+        self._since = 0  # the marks after this sequence number are held
         self._start()
         _feeds.add(self)
 
     def _start(self) -> None:
+        """Follow nobody, and vouch for nothing. What is known stays: the next answer goes on from there, or breaks."""
         self._lock = threading.Lock()
         self._good_until = -1.0
-        self._number: int | None = None
-        self._epoch = ""
-        self._tip: Tip | None = None
-        self._marks: list[Mark] = []
-        self._since = 0  # the marks after this sequence number are held
+        self._doubted_at = -1.0
         self._behind = False
         self._untold = 0  # beats that brought news which no message had told
         self._follower: asyncio.Task[None] | threading.Thread | None = None
@@ -166,67 +176,101 @@ class Feed:
             return None
         return self._number
 
-    def held(self, cursor: int, limit: int) -> Marks | None:
-        """Return the marks after a cursor from memory; `None` if the store must be asked."""
-        if clock() > self._good_until:
-            return None
+    def held(self, cursor: int, limit: int, now: float) -> Marks | None:
+        """Return the marks after a cursor from memory; `None` if the store must be asked.
+
+        Args:
+            cursor: The sequence number of the last change that the caller has seen.
+            limit: How many marks to return at most; fewer means that these are all.
+            now: The time by which marks expire, in seconds since 1970.
+        """
         with self._lock:
-            if self._tip is None or cursor < self._since:
+            if clock() > self._good_until or self._tip is None or cursor < self._since:
                 return None
             first = bisect_right(self._marks, cursor, key=lambda mark: mark.sequence)
-            marks = self._marks[first : first + limit]
+            live = (mark for mark in islice(self._marks, first, None) if mark.expires_at > now)
+            marks = list(islice(live, limit))
             last = marks[-1].sequence if len(marks) == limit else self._tip.sequence
             return Marks(self._life(), last, marks)
 
     async def marks_since(self, cursor: int, limit: int) -> Marks:
         """Ask the store for the marks after a cursor, and learn from the answer."""
-        asked_at, known = clock(), self._tip
-        answer = await settle(self._source.ask(known, cursor, limit))
-        with self._lock:
-            self._take(answer, asked_at, known, cursor=None)
+        while True:
+            with self._lock:
+                asked_at, known, epoch, life = clock(), self._tip, self._epoch, self._life()
+            answer = await settle(self._source.ask(known, cursor, limit))
+            with self._lock:
+                self._take(answer, asked_at, known, cursor=cursor)
+                if self._tip == answer.tip:
+                    life = self._life()
+                elif known is None or not answer.has_known or answer.epoch != epoch:
+                    continue  # others have learnt meanwhile that the store is another one: which of them this was
             last = answer.tip.sequence if answer.is_all or not answer.marks else answer.marks[-1].sequence
-            return Marks(self._life(), last, answer.marks)
+            return Marks(life, last, answer.marks)
 
     # What is learnt
 
     def tell(self, news: News) -> None:
-        """Take in one ending that the store, or this worker itself, tells."""
+        """Take in one ending that a message tells."""
         with self._lock:
-            if self._tip is None:
+            if self._tip is None or self._follows(news):
                 return
-            if news.epoch == self._epoch and news.after == self._tip and news.marks is not None:
-                self._hold(news.marks)
-                self._move_to(news.tip)
-                self._untold = 0
-            elif news.tip == self._tip:
-                self._untold = 0
-            elif news.epoch != self._epoch or news.tip.sequence > self._tip.sequence:
-                self._untold = 0
-                self._behind = True
-                self._good_until = -1.0
+            if news.epoch != self._epoch or news.tip.sequence > self._tip.sequence:
+                self._doubt()
+
+    def ended(self, news: News) -> None:
+        """Take in one ending of this worker's own: whatever is known, the generation is another one from now on."""
+        with self._lock:
+            if self._tip is None or not self._follows(news):
+                self._doubt()
+
+    def doubt(self) -> None:
+        """Have the store asked before anything is vouched for again: it may have been told what nobody heard of."""
+        with self._lock:
+            self._doubt()
+
+    def _doubt(self) -> None:
+        self._behind = True
+        self._good_until = -1.0
+        self._doubted_at = clock()
+
+    def _follows(self, news: News) -> bool:
+        """Take in an ending that follows the known one at once; return whether it is known now."""
+        if news.epoch != self._epoch:
+            return False
+        if news.after == self._tip and news.marks is not None:
+            self._hold(news.marks)
+            self._move_to(news.tip)
+        return news.tip in self._passed
 
     def _take(self, answer: Answer, asked_at: float, known: Tip | None, *, cursor: int | None) -> None:
-        """Take in an answer: `cursor` is from where on its marks are, if they are to be held."""
+        """Take in an answer: `cursor` is from where on its marks are; `None` if it brings none."""
         tip = self._tip
-        if tip is None or not answer.has_known or answer.epoch != self._epoch:
-            if tip is not None and tip == known:
-                logger.warning(
-                    "the store has lost endings, or is another one: all that is known of it is read anew"
-                )
-            elif tip is not None:
-                return  # others have learnt meanwhile what this answer says
-            self._lives += tip is not None
-            self._epoch, self._marks, self._since = answer.epoch, [], answer.tip.sequence
-            self._move_to(answer.tip)
-        elif answer.tip.sequence > tip.sequence:
+        if tip is None:
+            self._begin(answer)
+        elif tip != known:  # which others have learnt meanwhile; it may not be in what the store spoke of
+            if answer.epoch != self._epoch or answer.tip not in self._passed:
+                self._behind = True
+                return
+        elif not answer.has_known or answer.epoch != self._epoch:
+            logger.warning(
+                "the store has lost endings, or is another one: all that is known of it is read anew"
+            )
+            self._lives += 1
+            self._begin(answer)
+        elif answer.tip != tip:
             if cursor == tip.sequence and answer.is_all:
                 self._hold(answer.marks)
             else:
                 self._marks, self._since = [], answer.tip.sequence
             self._move_to(answer.tip)
-        elif answer.tip.sequence == tip.sequence and answer.tip != tip:
-            return  # it was asked with another tip than is known by now
-        self._good_until = max(self._good_until, asked_at + self._bound)
+        if asked_at > self._doubted_at:
+            self._good_until = max(self._good_until, asked_at + self._bound)
+
+    def _begin(self, answer: Answer) -> None:
+        self._epoch, self._marks, self._since = answer.epoch, [], answer.tip.sequence
+        self._passed.clear()
+        self._move_to(answer.tip)
 
     def _hold(self, marks: Sequence[Mark]) -> None:
         self._marks.extend(marks)
@@ -237,6 +281,7 @@ class Feed:
 
     def _move_to(self, tip: Tip) -> None:
         self._tip, self._number = tip, tip.generation
+        self._passed.append(tip)
 
     def _life(self) -> str:
         return f"{self._epoch}.{self._lives}"
@@ -250,25 +295,34 @@ class Feed:
             try:
                 messages = await settle(self._source.subscribe())
                 try:
+                    await self._ask()
+                    wait = _FIRST_WAIT_SECONDS
                     await self._keep_in_step(messages, stopped)
                 finally:
-                    await settle(messages.close())
-                wait = _FIRST_WAIT_SECONDS
+                    if messages is not None:
+                        await settle(messages.close())
             except Exception as error:  # any engine's
-                self._good_until = -1.0
+                self.doubt()
                 said = error if isinstance(error, StoreError) else type(error).__name__
                 logger.warning("the store's feed is broken, so each request asks the store: %s", said)
                 await self._wait(stopped, wait)
                 wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
-    async def _keep_in_step(self, messages: Messages, stopped: threading.Event) -> None:
-        next_beat = clock()
+    async def _keep_in_step(self, messages: Messages | None, stopped: threading.Event) -> None:
+        next_beat, self._untold = clock() + self._beat, 0
         while not stopped.is_set():
             if self._behind or clock() >= next_beat:
                 next_beat = clock() + self._beat
                 await self._ask()
-            news = await settle(messages.next(max(0.0, next_beat - clock())))
+            if self._untold >= _SILENT_BEATS and messages is not None:
+                raise StoreError("it is asked what no message has told")
+            seconds = min(max(0.0, next_beat - clock()), _LISTENING_SECONDS)
+            if messages is None:
+                await self._wait(stopped, seconds)
+                continue
+            news = await settle(messages.next(seconds))
             if news is not None:
+                self._untold = 0
                 self.tell(news)
 
     async def _ask(self) -> None:
@@ -277,11 +331,8 @@ class Feed:
         cursor = None if known is None else known.sequence
         answer = await settle(self._source.ask(known, cursor, ASKED_AT_ONCE))
         with self._lock:
-            self._untold += known is not None and answer.tip != known
+            self._untold += known is not None and answer.tip not in self._passed
             self._take(answer, asked_at, known, cursor=cursor)
-        if self._untold >= _SILENT_BEATS:
-            self._untold = 0
-            raise StoreError("it is asked what no message has told")
 
     async def _wait(self, stopped: threading.Event, seconds: float) -> None:
         if self._source.is_async:
@@ -291,24 +342,23 @@ class Feed:
 
     def _follow_if_nobody_does(self) -> None:
         follower = self._follower
-        if isinstance(follower, threading.Thread) or self._stopped.is_set():
-            return
-        if follower is not None and not follower.done() and not follower.get_loop().is_closed():
+        if self._stopped.is_set() or _is_following(follower):
             return
         with self._lock:
             if self._follower is not follower:
                 return  # another thread was quicker
             if not self._source.is_async:
-                self._follower = threading.Thread(
-                    target=run, args=(self.follow(),), name="msal_logout_middleware feed", daemon=True
+                thread = threading.Thread(
+                    target=lambda: run(self.follow()), name="msal_logout_middleware feed", daemon=True
                 )
-                self._follower.start()
+                with suppress(RuntimeError):  # the process is about to end
+                    thread.start()
+                    self._follower = thread
                 return
-            try:
+            with suppress(RuntimeError):  # a worker thread's call: the loop asks by itself
                 loop = asyncio.get_running_loop()
-            except RuntimeError:
-                return  # a worker thread's call: the loop asks by itself
-            self._follower = loop.create_task(self.follow())
+                # In a context of its own: this request's would live for as long as it follows.
+                self._follower = loop.create_task(self.follow(), context=Context())
 
     def stop(self) -> asyncio.Task[None] | None:
         """Stop following; return the task to wait for, if one was following."""
@@ -325,11 +375,17 @@ class Feed:
         return task
 
 
+def _is_following(follower: asyncio.Task[None] | threading.Thread | None) -> bool:
+    if isinstance(follower, threading.Thread):
+        return follower.is_alive()
+    return follower is not None and not follower.done() and not follower.get_loop().is_closed()
+
+
 _feeds: weakref.WeakSet[Feed] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Forget the parent's follower, and what it knew."""
+    """Forget the parent's follower, and what it vouched for."""
     for feed in list(_feeds):
         feed._start()
 

