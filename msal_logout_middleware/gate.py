@@ -225,7 +225,7 @@ class Gate:
             saved: The app has just saved it: what it keeps on the server may be another user's under the same cookie.
         """
         seen = self._memory.of_cookies(cookies)
-        if seen is not None and not (saved and seen.is_server_side):
+        if seen is not None and not (saved and seen.is_server_side) and self._memory.is_still(seen):
             return seen
         session = await settle(self._config.session.read(cookies))
         if session is None and self._config.server_side:

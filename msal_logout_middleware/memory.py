@@ -170,6 +170,13 @@ class Memory:
         seen = self._by_cookies.get(cookies)
         return seen if seen is not None and seen.until > time.time() else None
 
+    def is_still(self, seen: Seen) -> bool:
+        """Tell whether a session is still whose it was: another user may have signed in under its id elsewhere.
+
+        Its handle stays, so that it ends all the same. But an ending that is put off is known by its user's keys.
+        """
+        return not (seen.is_server_side and len(self._config.unmarked))
+
     def keep_cookies(self, cookies: str, seen: Seen) -> None:
         """Remember which session cookies carry."""
         _put(self._by_cookies, cookies, seen)
@@ -206,7 +213,7 @@ class Memory:
         # What an anonymous session keeps on the server may change without another cookie.
         if seen.known is not None and len(cookies) <= _LONGEST_REMEMBERED:
             _put(self._by_cookies, cookies, seen)
-            if header is not None:
+            if header is not None and self.is_still(seen):
                 self.remember(header, visit)
         return visit
 

@@ -38,8 +38,8 @@ from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores import Loaded, TokenCacheStore
 from msal_logout_middleware.stores.memory import MemoryStore
-from msal_logout_middleware.stores.reencryption import Reencrypted, reencrypt
 from msal_logout_middleware.stores.redis import RedisStore
+from msal_logout_middleware.stores.reencryption import Reencrypted, reencrypt
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.token_cache import StoredTokenCache
 

@@ -105,7 +105,7 @@ class RedisStore:
         self.blocking: bool = not self.is_async
         """Whether calls wait for the network, so that an event loop must call them in a worker thread."""
         beat = None if self._server.has_messages else bound_seconds / _BEATS_WITHOUT_MESSAGES
-        self._feed = Feed(_Source(self), bound_seconds=bound_seconds, beat_seconds=beat)
+        self._feed = Feed(_Source(self), bound_seconds=bound_seconds, beat_seconds=beat, wall_clock=clock)
         self.generation: Callable[[], int | None] = self._feed.generation
         """The number of the last ending in whatever process; `None` while the server does not vouch for it."""
 

@@ -6,6 +6,7 @@ import pytest
 
 from msal_logout_middleware.events import LogoutFailed
 from msal_logout_middleware.marks import Unmarked
+from tests.doors import Browser
 from tests.remote.conftest import signing_in
 from tests.remote.faults import Faulty
 
@@ -110,3 +111,31 @@ def test_front_channel_call_without_a_session_tries_once_while_the_store_is_away
     site.store.asked.clear()
     assert site.front_channel(sid="of nobody").status == 200
     assert sum(site.store.asked.values()) == 1
+
+
+@pytest.fixture
+def taken_over(server_side_site):
+    """Ann signs in at one worker, then Bob at another, in the same browser; the framework keeps the id or not."""
+    site = server_side_site.build()
+    store = Faulty(site.store)
+    logout, here = site.worker(store=store)
+    _, elsewhere = site.worker()
+    browser = site.sign_in(signing_in("ann"), browser=Browser(here))
+    browser.site = elsewhere
+    site.sign_in(signing_in("bob", "bob's"), browser=browser)
+    browser.site = here
+    return site, store, logout, browser
+
+
+def test_put_off_ending_of_a_user_spares_who_took_their_session_over_at_another_worker(taken_over):
+    site, store, logout, browser = taken_over
+    store.away = {"end"}
+    logout.end_sessions(iss=signing_in("ann")["iss"], sub="sub-of-ann")
+    assert site.user(browser) == "sub-of-bob"
+
+
+def test_put_off_ending_of_who_took_a_session_over_at_another_worker_is_refused_here(taken_over):
+    site, store, logout, browser = taken_over
+    store.away = {"end"}
+    assert not logout.end_sessions(iss=signing_in("bob")["iss"], sub="sub-of-bob").complete
+    assert site.user(site.copy(browser)) is None

@@ -154,7 +154,7 @@ class Worker:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.feed = Feed(store, bound_seconds=BOUND)
+        self.feed = Feed(store, bound_seconds=BOUND, wall_clock=lambda: NOW)
         self.feed._stopped.set()
         self.place = ("", 0)
         self.handles: set[str] = set()
@@ -239,6 +239,14 @@ def test_message_that_follows_is_taken_in_without_asking(worker: Worker, store: 
     assert worker.held(0) == ["h0", "h1", "h2"]
     assert worker.held(1) == ["h1", "h2"]
     assert store.asked == asked
+
+
+def test_marks_that_had_expired_when_they_were_asked_for_are_asked_for_again_when_the_clock_is_set_back(
+    worker: Worker, store: Store
+) -> None:
+    worker.feed.tell(store.end("h"))
+    assert worker.held(0) == ["h"]
+    assert worker.held(0, now=NOW - 1) is None
 
 
 def test_message_after_a_lost_one_has_the_store_asked(worker: Worker, store: Store) -> None:
@@ -477,7 +485,7 @@ class Following:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.feed = Feed(store, bound_seconds=BOUND, beat_seconds=0.05)
+        self.feed = Feed(store, bound_seconds=BOUND, beat_seconds=0.05, wall_clock=lambda: NOW)
 
     def in_step(self) -> bool:
         return self.feed.generation() == self.store.tip.generation
