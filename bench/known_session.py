@@ -4,8 +4,9 @@
 
 The session's cookie, a good kilobyte, is one of twelve; the app is Starlette's smallest. Beside it Starlette behind a
 wrapper that does nothing, Starlette's own `SessionMiddleware`, and a `BaseHTTPMiddleware` that does nothing. All take
-turns; the A/A row shows what the figures are worth. The last rows say what a mark costs a worker in memory. Ends with
-1 if a bound is broken.
+turns; the A/A row shows what the figures are worth. Then the same, without a bound, behind Flask, and with a session
+that starsessions keeps on the server. Between them stands what a mark costs a worker in memory. Ends with 3 if a bound
+is broken.
 """
 
 # ruff: noqa: D103
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import secrets
 import sys
 import tempfile
@@ -22,8 +24,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.sessions import SessionMiddleware
+from starsessions import InMemoryStore, SessionAutoloadMiddleware
+from starsessions import SessionMiddleware as StarSessionMiddleware
 
 from bench.measuring import (
     AGAIN,
@@ -41,10 +46,14 @@ from bench.measuring import (
     send,
     session_cookie,
     starlette_app,
+    status,
     take_turns,
 )
-from msal_logout_middleware import MemoryStore, SQLiteStore, asgi
+from bench.pass_through import NothingForWSGI, flask_app, microseconds, through_wsgi
+from msal_logout_middleware import MemoryStore, SQLiteStore, asgi, wsgi
 from msal_logout_middleware.marks import HeldMarks
+from msal_logout_middleware.sessions.asgi import ASGISession
+from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores import Ending
 
 REQUESTS = 100  # in each turn: what a server reads is still in the processor's cache when it is served
@@ -138,13 +147,59 @@ def measure(kind: str, folder: Path, runner: asyncio.Runner, *, quick: bool) -> 
     return table.kept
 
 
+def behind_flask() -> dict[str, Way]:
+    """Return ways to serve a request whose session is in Flask's signed cookie."""
+    flask, store = flask_app(), MemoryStore()
+    serializer = flask.session_interface.get_signing_serializer(flask)
+    cookie = cookie_header(f"session={serializer.dumps({'user': claims_of(0)})}")
+    end_others(store, MARKED)
+    nothing = NothingForWSGI(flask.wsgi_app)
+    ours = wsgi.LogoutMiddleware(flask.wsgi_app, logout_of(store, FlaskSession(flask)))
+    return {
+        BASELINE: through_wsgi(nothing, cookie, microseconds),
+        BASELINE + AGAIN: through_wsgi(nothing, cookie, microseconds),
+        f"{MARKED:,} marks held": through_wsgi(ours, cookie, microseconds),
+    }
+
+
+def kept_on_the_server(runner: asyncio.Runner) -> dict[str, Way]:
+    """Return ways to serve a request whose session starsessions keeps."""
+    records, store = InMemoryStore(), MemoryStore()
+    session_id, content = secrets.token_hex(16), json.dumps({"user": claims_of(0)}).encode()
+    runner.run(records.write(session_id, content, lifetime=3600, ttl=3600))
+    sessions = Middleware(StarSessionMiddleware, store=records, lifetime=3600)
+    star = starlette_app()
+    star.user_middleware += [sessions, Middleware(SessionAutoloadMiddleware)]
+    cookie = cookie_header(f"session={session_id}")
+    end_others(store, MARKED)
+    ours = asgi.LogoutMiddleware(star, logout_of(store, ASGISession(sessions)))
+    return {
+        BASELINE: repeated(Nothing(star), runner, cookie),
+        BASELINE + AGAIN: repeated(Nothing(star), runner, cookie),
+        f"{MARKED:,} marks held": repeated(ours, runner, cookie),
+    }
+
+
+def tell(title: str, ways: dict[str, Way], *, quick: bool) -> None:
+    """Print a table without bounds."""
+    take_turns(ways, 1)  # everything is warm from now on, and the marks are held
+    gc.collect()
+    gc.freeze()
+    table = Table(
+        f"MemoryStore, {title}, a session that the worker knows: us of CPU time for a request", "us"
+    )
+    table.rows(take_turns(ways, 20 if quick else 100), baseline=BASELINE, bounds={})
+
+
 def main() -> int:
     """Measure, print, and tell by the exit status whether the bounds were kept."""
     quick = is_quick(__doc__)
     kinds = ("MemoryStore", "SQLiteStore")
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         kept = [measure(kind, Path(folder), runner, quick=quick) for kind in kinds]
-    return int(not all(kept))
+        tell("Flask, in a signed cookie", behind_flask(), quick=quick)
+        tell("starsessions, on the server", kept_on_the_server(runner), quick=quick)
+    return status(kept=all(kept))
 
 
 if __name__ == "__main__":

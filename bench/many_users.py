@@ -6,7 +6,7 @@ Signed-in users log out in the app, through the ASGI middleware: the session of 
 others', ends, and their token cache goes. The others' records are as large. The smallest size is there twice; in one
 round of ten these two differ by the bound or more, so that is the noise. What holds the loop is CPU time of its own
 thread between two of its turns, so other processes are not counted; nor is garbage collection, whose time among all
-those users is said beside it. A million users in `MemoryStore` need 6 GB. Ends with 1 if a bound is broken.
+those users is said beside it. A million users in `MemoryStore` need 6 GB. Ends with 3 if a bound is broken.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from bench.measuring import (
     send,
     session_cookie,
     starlette_app,
+    status,
     take_turns,
 )
 from bench.shared_cache import signed_in
@@ -178,7 +179,7 @@ def main() -> int:
     for kind in ("MemoryStore", "SQLiteStore"):
         with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
             kept.append(measure(kind, sizes, runner, Path(folder), rounds))
-    return int(not all(kept))
+    return status(kept=all(kept))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ HEADERS = {
 }
 
 AGAIN = " (A/A)"
+BROKE_A_BOUND = (
+    3  # as the exit status of a bench: 1 and 2 are Python's own, for one that crashed or was called wrongly
+)
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 Way = Callable[[], float]
 
@@ -160,7 +163,7 @@ def noise(figures: Mapping[str, list[float]], baseline: str, of: Callable[..., f
     """Return how far a ratio, or what is added, may be off: two standard errors of the A/A row's."""
     pairs = zip(figures[baseline + AGAIN], figures[baseline], strict=True)
     spread = [of({"one": [one], "other": [other]}, "one", "other") for one, other in pairs]
-    return 2.5 * stdev(spread) / math.sqrt(len(spread)) if len(spread) > 1 else 0.0
+    return 2 * stdev(spread) / math.sqrt(len(spread)) if len(spread) > 1 else 0.0
 
 
 class Table:
@@ -200,6 +203,11 @@ class Table:
         kept = value <= most
         self.kept = self.kept and kept
         return f"  {what} at most {most:.3g}: {'kept' if kept else 'BROKEN'}"
+
+
+def status(*, kept: bool) -> int:
+    """Return the exit status of a bench that came to its end."""
+    return 0 if kept else BROKE_A_BOUND
 
 
 def is_quick(doc: str | None) -> bool:

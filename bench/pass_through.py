@@ -4,7 +4,7 @@
 
 Beside it a wrapper that wraps `send` (WSGI: `start_response`) and does nothing else. Where `valgrind` is installed,
 instructions are counted, which are the same each time; otherwise CPU time is measured, and the A/A row shows what
-that is worth. Ends with 1 if a bound is broken.
+that is worth. Ends with 3 if a bound is broken.
 """
 
 # ruff: noqa: D102, D103, S603
@@ -40,6 +40,7 @@ from bench.measuring import (
     send,
     session_cookie,
     starlette_app,
+    status,
     take_turns,
 )
 from msal_logout_middleware import MemoryStore, asgi, wsgi
@@ -201,7 +202,7 @@ def report(rows: dict[str, dict[str, Way]], *, quick: bool) -> int:
         table = Table(f"{title}: {unit} for a request", unit)
         table.rows(figures, baseline=BASELINE, bounds={OURS: BOUND})
         kept.append(table.kept)
-    return int(not all(kept))
+    return status(kept=all(kept))
 
 
 if __name__ == "__main__":

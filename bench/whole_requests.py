@@ -4,7 +4,7 @@
 
 Each ends a session of its own, which was signed in before. Beside them, on the same server, a view of Starlette's or
 Flask's that clears its session and redirects to the provider, as the samples for MSAL do. All requests come over
-connections of their own, as from browsers. All take turns; the A/A row shows what the figures are worth. Ends with 1
+connections of their own, as from browsers. All take turns; the A/A row shows what the figures are worth. Ends with 3
 if a bound is broken.
 """
 
@@ -44,6 +44,7 @@ from bench.measuring import (
     claims_of,
     is_quick,
     logout_of,
+    status,
     take_turns,
 )
 from msal_logout_middleware import Logout, MemoryStore, Provider, SQLiteStore, asgi, wsgi
@@ -250,7 +251,7 @@ def main() -> int:
             table = Table(f"{name}, {store}: us of the server's CPU time for a request", "us")
             table.rows(figures, baseline=view, bounds={FRONT: BOUND} if store == "MemoryStore" else {})
             kept.append(table.kept)
-    return int(not all(kept))
+    return status(kept=all(kept))
 
 
 if __name__ == "__main__":

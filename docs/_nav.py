@@ -17,6 +17,7 @@ ORDER = [
     "configuration.md",
     "sessions.md",
     "stores.md",
+    "own_store.md",
     "token_cache.md",
     "accounts.md",
     "commands.md",
@@ -24,6 +25,7 @@ ORDER = [
     "performance.md",
     "troubleshooting.md",
     "security.md",
+    "hard_cases.md",
     "contributing.md",
 ]
 

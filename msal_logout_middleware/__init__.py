@@ -1,5 +1,6 @@
 """Signs users of MSAL web apps out completely: session ended, tokens removed, provider told."""
 
+from .app_cache import InAppCache
 from .caches import InSession, InStore, Shared, home_account_id
 from .errors import LogoutError, StoreError
 from .events import (
@@ -15,8 +16,10 @@ from .events import (
 from .http import Cookie
 from .logout import Logout
 from .logout_token import LogoutTokenRules
+from .memory import WorkerState
 from .provider import Provider
 from .remote import EndedSessions
+from .stores.encryption import Encryption
 from .stores.memory import MemoryStore
 from .stores.sqlite import SQLiteStore
 from .token_cache import StoredTokenCache
@@ -25,8 +28,10 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Cookie",
+    "Encryption",
     "EndedSessions",
     "Event",
+    "InAppCache",
     "InSession",
     "InStore",
     "Logout",
@@ -45,5 +50,6 @@ __all__ = [
     "StoreError",
     "StoreUnreachable",
     "StoredTokenCache",
+    "WorkerState",
     "home_account_id",
 ]

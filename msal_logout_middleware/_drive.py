@@ -72,6 +72,7 @@ async def run_beside_loop(flow: Coroutine[Any, Any, T]) -> T:
     """Drive a flow in one worker thread; what it awaits runs on the loop this is called from."""
 
     async def wait(value: Awaitable[Any]) -> Any:
+        _hop.set(None)  # this is the loop; the thread's context has come along
         return await value
 
     def hop(value: Awaitable[Any]) -> Any:

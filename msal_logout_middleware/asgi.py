@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
 from contextlib import suppress
@@ -15,9 +16,11 @@ import anyio
 from . import back_channel, pages, upkeep
 from ._drive import BlockingWorld, LoopWorld, World, drive, run_beside_loop
 from .exchange import Exchange, may_say
-from .gate import SAMPLED_FROM, Visit
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
 from .logout import AppView, Logout, check_app
+from .memory import SAMPLED_FROM, Visit
+
+logger = logging.getLogger("msal_logout_middleware")
 
 T = TypeVar("T")
 Scope = MutableMapping[str, Any]
@@ -101,6 +104,8 @@ class LogoutMiddleware:
             await self._pass(scope, receive, send, visit)
 
     async def _not_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._upkeep is None:
+            self._start_upkeep()
         if scope["type"] != "websocket":
             await self.app(scope, receive, send)
             return
@@ -277,6 +282,8 @@ class LogoutMiddleware:
             await _send(pages.unavailable(), send)
         elif answer is None:
             await self._pass(scope, receive, send, visit)
+        elif visit.unsure:
+            await _send(await self._drive(answer.instead), send)
         else:
             if answer.request is not request:
                 kept = [(n, v) for n, v in scope.get("headers", ()) if n.lower() not in _BODY_HEADERS]
@@ -338,7 +345,10 @@ class LogoutMiddleware:
 
         async def keep_tidy() -> None:
             while True:
-                await self._drive(self.logout.tidy)
+                try:
+                    await self._drive(self.logout.tidy)
+                except Exception:  # nothing that goes wrong may be the end of it
+                    logger.exception("upkeep failed")
                 await asyncio.sleep(upkeep.INTERVAL_SECONDS)
 
         def stop(_task: object) -> None:

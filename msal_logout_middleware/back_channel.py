@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import time
 from urllib.parse import parse_qsl
 
@@ -16,10 +18,12 @@ from . import pages, remote
 from ._drive import World
 from .configuration import Configuration
 from .ending import Steps
-from .events import LogoutRefused
+from .events import LogoutFailed, LogoutRefused
 from .http import Request, Response
 from .logout_token import LogoutToken, Refusal, examine
 from .stores import Jti
+
+logger = logging.getLogger("msal_logout_middleware")
 
 DEADLINE_SECONDS = 1.8
 """Providers give up after two seconds or so: by then there is an answer, whatever the store does."""
@@ -33,12 +37,16 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
     if request.method != "POST":
         return pages.plain(405, "").with_headers(("allow", "POST"))
     token = await _logout_token(config, request, world)
+    if isinstance(token, Refusal) and token.is_ours:
+        logger.error("back-channel logout: %s", token.reason)
+        await config.tell(LogoutFailed("back-channel", "", ("keys",)))
+        return _bad_request(token.reason)
     if isinstance(token, Refusal):
         return await _refuse(config, token.reason)
 
     sought = remote.Sought(iss=token.iss, sub=token.sub, sid=token.sid, tid=token.tid)
     steps = Steps(config, world)
-    jti = Jti(config.seal.hashes("jti", token.iss, token.jti)[0], _claimed_until(config))
+    jti = Jti(_claim(token), _claimed_until(config))
     outcome = await remote.end(config, sought, steps, channel="back-channel", before=token.iat, jti=jti)
     if outcome.replayed:
         return await _refuse(config, "the token has been used before")
@@ -62,9 +70,7 @@ async def _logout_token(config: Configuration, request: Request, world: World) -
         return Refusal("the form has not exactly one logout_token")
     trust = await config.provider.trust(world, wait_seconds=_WAIT_SECONDS)
     if trust is None:
-        return Refusal(
-            "whom to believe is not known: the provider's metadata could not be had, or names no keys"
-        )
+        return Refusal("the provider's metadata could not be had, or names no keys", is_ours=True)
     examined = examine(
         tokens[0].encode(),
         config.logout_token_rules,
@@ -75,6 +81,11 @@ async def _logout_token(config: Configuration, request: Request, world: World) -
     if isinstance(examined, Refusal):
         return examined
     return await trust.verify(examined, world, wait_seconds=_WAIT_SECONDS)
+
+
+def _claim(token: LogoutToken) -> str:
+    """Return what a `jti` is claimed by: the same with every secret, so that no rotation lets it pass twice."""
+    return hashlib.sha256(json.dumps([token.iss, token.jti]).encode()).hexdigest()
 
 
 def _claimed_until(config: Configuration) -> float:

@@ -119,7 +119,7 @@ class InStore:
         self.is_async = is_async(store, "load", "replace")
         self.blocking = bool(getattr(store, "blocking", True))
         self.guarded = True
-        self._store = store
+        self.store = store
         self._cache_key = cache_key
         self._attempts = attempts
 
@@ -143,12 +143,12 @@ class InStore:
         key = key or self._cache_key(claims)
         removed, written = Removed({}), False
         for _ in range(self._attempts):
-            row = await settle(self._store.load(key))
-            removal = _NOTHING if row.data is None else _without(row.data, claims)
+            row = await settle(self.store.load(key))
+            removal = _NOTHING if row.data is None else without(row.data, claims)
             # A row that is absent is removed once more: a first save that is on its way must find another version.
             if removal.cache == row.data and (written or row.data is not None):
                 return removed  # looked at again: nothing of the user is there
-            if await settle(self._store.replace(key, row.version, removal.cache)):
+            if await settle(self.store.replace(key, row.version, removal.cache)):
                 removed, written = _and(removed, removal), True
         raise Conflict(f"accounts were not removed: other writers were quicker {self._attempts} times")
 
@@ -181,7 +181,7 @@ class InSession:
         if not isinstance(held, (str, bytes)):
             logger.error(_DAMAGED, f"it is a {type(held).__name__}")
             return Removed({})
-        return _and(Removed({}), _without(held, claims))
+        return _and(Removed({}), without(held, claims))
 
 
 class Shared:
@@ -211,7 +211,8 @@ class Shared:
         return Removed(removal.counts, removal.id_token)
 
 
-def _without(data: bytes | str, claims: Claims) -> accounts.Removal:
+def without(data: bytes | str, claims: Claims) -> accounts.Removal:
+    """Return a token cache without a user; one that is damaged is told in the log, and nothing is left of it."""
     try:
         return accounts.remove_accounts(data, claims)
     except DamagedCache as error:

@@ -96,6 +96,12 @@ class Configuration:
             cookie.is_set_by(value) for cookie in self.session.cookies
         )
 
+    def signs_in(self, name: str, value: str) -> bool:
+        """Tell whether a header of the app's sets, or deletes, a cookie of the session or one that the user named."""
+        return name.lower() == "set-cookie" and any(
+            cookie.is_set_by(value) for cookie in (*self.session.cookies, *self.delete_cookies)
+        )
+
     async def tell(self, event: Event) -> None:
         """Log an event and hand it to `on_event`, whose failures harm nobody."""
         logger.log(logging.ERROR if isinstance(event, _ERRORS) else logging.INFO, "%s", event)

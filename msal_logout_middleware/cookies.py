@@ -14,6 +14,10 @@ _NO_NAME = "".join(
     c for c in map(chr, range(256)) if not (c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~"))
 )
 
+# All that is taken off a cookie before its framework reads it. Some frameworks take off more, others no more, and some
+# verify a signature in spite of what stands behind it: what one of them still reads must be read by us.
+_BLANKS = " \t"
+
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -33,7 +37,7 @@ def session_cookies(cookie_header: str, names: Sequence[str]) -> tuple[str, ...]
     found: dict[str, list[str]] = {}
     for part in cookie_header.split(";"):
         if (name := _name(part)) in names:
-            found.setdefault(name, []).append(part.strip())
+            found.setdefault(name, []).append(part.strip(_BLANKS))
     if prod(map(len, found.values())) > MOST_SESSIONS:
         return tuple(part for parts in found.values() for part in parts)
     return tuple("; ".join(parts) for parts in product(*found.values())) if found else ()
@@ -48,7 +52,7 @@ def is_torn(cookie_header: str, names: Sequence[str]) -> bool:
     if '"' not in cookie_header:
         return False
     for part in cookie_header.split(";"):
-        value = part.partition("=")[2].strip()
+        value = part.partition("=")[2].strip(_BLANKS)
         if value.startswith('"') and not _QUOTED.fullmatch(value) and _name(part) in names:
             return True
     return False
@@ -63,9 +67,9 @@ def without(cookie_header: str, dead: Collection[str]) -> str:
     """
     named = {part for header in dead for part in header.split("; ")}
     parts = cookie_header.split(";")
-    kept = [part for part in parts if part.strip() not in named]
+    kept = [part for part in parts if part.strip(_BLANKS) not in named]
     left = ";".join(kept)
-    return left if kept[:1] == parts[:1] else left.lstrip()
+    return left if kept[:1] == parts[:1] else left.lstrip(_BLANKS)
 
 
 def _name(part: str) -> str:

@@ -29,6 +29,8 @@ logger = logging.getLogger("msal_logout_middleware")
 
 T = TypeVar("T")
 _FIRST_WAIT_SECONDS = 0.05
+# That a mark outlives its session: frameworks tell the age of a cookie by other clocks, and in whole seconds.
+_BEYOND_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +38,20 @@ class Target:
     """Which sessions are to end, beside those that are known already.
 
     Args:
+        handles: Handles that are dead, known to the session index or not.
         found_by: Keys of the session index: all sessions that it finds by one of them.
         spared: Sessions that do not end, though they are found.
         keys: Marks for sessions that the index never saw.
         jti: The logout token's, which must not have been used before.
+        asked_at: When the sign-out was asked for, if that is a while ago, in seconds since 1970.
     """
 
+    handles: tuple[str, ...] = ()
     found_by: tuple[str, ...] = ()
     spared: tuple[str, ...] = ()
     keys: tuple[KeyMark, ...] = ()
     jti: Jti | None = None
+    asked_at: float | None = None
 
     def sparing(self, sessions: tuple[str, ...]) -> Target:
         """Return the target without some more sessions."""
@@ -130,13 +136,11 @@ class Unfinished(NamedTuple):
 
     Args:
         work: The sessions that are known.
-        target: The sessions that were to be found.
-        asked_at: When it was asked for, in seconds since 1970.
+        target: The sessions that were to be found, and when that was asked for.
     """
 
     work: Work
     target: Target
-    asked_at: float
 
 
 class Steps:
@@ -202,20 +206,26 @@ async def end_sessions(
     target = target or Target()
     ended = await steps.do("mark", lambda: _mark(config, work, target))
     if ended is None:
-        put_off(config, work, target)
+        await put_off(config, work, target)
     elif not ended.claimed:
         return Outcome(work, (), Removed({}), replayed=True)
     else:
-        work = _with_found(config, work, (record.data for record in ended.records), ended.row)
+        work = _with_found(config, work, [record.data for record in ended.records], ended.row, steps)
     if ended is None or not work.is_empty:
         await config.tell(LogoutStarted(work.channel, work.short))
     outcome = await _clear(config, work, steps, contents=contents, delete=not view_follows)
     return outcome if view_follows else await finish(config, outcome, steps)
 
 
-def put_off(config: Configuration, work: Work, target: Target) -> None:
+async def put_off(config: Configuration, work: Work, target: Target) -> None:
     """Have this worker refuse sessions whose ending cannot be committed, and commit it when it can."""
-    config.unmarked.add(Unfinished(work, target, time.time()), _names(work, target))
+    target = replace(target, asked_at=target.asked_at or time.time())
+    # Anybody can send a front-channel call with any `sid`: those must not drive out what somebody vouches for.
+    is_vouched = work.channel != "front-channel" or bool(work.sessions)
+    given_up = config.unmarked.add(Unfinished(work, target), _names(work, target), vouched=is_vouched)
+    if isinstance(given_up, Unfinished):
+        logger.error("logout: more sign-outs than are kept could not be committed: the oldest is given up")
+        await config.tell(LogoutFailed(given_up.work.channel, given_up.work.short, ("mark",)))
 
 
 async def resume(config: Configuration, row: JournalRow, steps: Steps) -> Outcome:
@@ -227,7 +237,7 @@ async def resume(config: Configuration, row: JournalRow, steps: Steps) -> Outcom
     value = config.seal.open("journal", row.work)
     if value is None:
         raise LogoutError("a journal row was sealed with a secret that is not configured any more")
-    work = _with_found(config, Work.from_json(value), row.data, row.row)
+    work = _with_found(config, Work.from_json(value), row.data, row.row, steps)
     return await finish(config, await _clear(config, work, steps), steps)
 
 
@@ -255,11 +265,11 @@ async def finish(config: Configuration, outcome: Outcome, steps: Steps) -> Outco
 
 async def _mark(config: Configuration, work: Work, target: Target) -> Ended:
     ending = Ending(
-        handles=_handles(work),
+        handles=(*_handles(work), *target.handles),
         found_by=target.found_by,
         spared=target.spared,
         keys=target.keys,
-        expires_at=time.time() + config.session_lifetime_seconds,
+        expires_at=time.time() + config.session_lifetime_seconds + _BEYOND_SECONDS,
         work=None if work.row else _sealed(config.seal, work),
         jti=target.jti,
     )
@@ -365,13 +375,19 @@ def is_of(session: KnownSession, claims: Claims) -> bool:
     return (claims.get("iss"), claims.get("sub")) == session.user
 
 
-def _with_found(config: Configuration, work: Work, found: Iterable[bytes], row: str | None) -> Work:
-    """Return the work, with the sessions that the store has ended beside those that were known."""
+def _with_found(
+    config: Configuration, work: Work, found: Iterable[bytes], row: str | None, steps: Steps
+) -> Work:
+    """Return the work, with the sessions that the store has ended beside those that were known.
+
+    One that no secret opens is left to a worker that has its secret: the journal's row stays.
+    """
     sessions = {session.handles: session for session in work.sessions}
     for data in found:
         session = opened(config.seal, data)
         if session is None:
-            logger.error("a session's record was sealed with a secret that is not configured any more")
+            logger.error("a session's record was sealed with a secret that this worker does not have")
+            steps.leave("read")
         else:
             sessions[session.handles] = session
     return replace(work, sessions=tuple(sessions.values()), row=row or work.row)
@@ -382,4 +398,4 @@ def _handles(work: Work) -> tuple[str, ...]:
 
 
 def _names(work: Work, target: Target) -> tuple[str, ...]:
-    return (*_handles(work), *target.found_by, *(mark.key for mark in target.keys))
+    return (*_handles(work), *target.handles, *target.found_by, *(mark.key for mark in target.keys))

@@ -61,7 +61,8 @@ class LogoutFailed:
     Args:
         channel: How it started.
         session: The start of the first session's handle; empty if there is none.
-        left: What is left to do: `find`, `read`, `mark`, `session`, `accounts`, `journal`.
+        left: What is left to do: `find`, `read`, `mark`, `session`, `accounts`, `journal`; or, of a logout token that
+            could not be verified, `keys`.
     """
 
     channel: Channel
@@ -92,7 +93,7 @@ class SessionUnknowable:
 
 @dataclass(frozen=True, slots=True)
 class StoreUnreachable:
-    """The gate could not ask the store, so requests that bear a session are answered with 503.
+    """The gate could not ask the store, so requests that bear a session are answered with 503. Told once a second.
 
     Args:
         error: What is wrong, or the name of the engine's error.

@@ -124,7 +124,7 @@ class Document(Generic[T]):
             found = self.find_held(look)
             if found is not None or (held and held.started_at >= asked_at):
                 return found  # what was fetched since then is all that the provider has to say
-            if waited >= wait_seconds or not self._comes(held, wait_seconds):
+            if not self._comes(held, wait_seconds) or waited >= wait_seconds:
                 return None
             await settle(world.sleep(pause))
             waited, pause = waited + pause, min(2 * pause, _LONGEST_PAUSE_SECONDS)

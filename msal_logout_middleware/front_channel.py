@@ -29,9 +29,13 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
     if request.method not in _METHODS:
         return pages.plain(405, "").with_headers(("allow", ", ".join(_METHODS)))
     done = pages.inert(config.provider.origins())
+    sids, issuers = request.values("sid"), request.values("iss")
+    if len(sids) > 1 or len(issuers) > 1:
+        await config.tell(LogoutRefused("front-channel", "sid or iss is repeated"))
+        return done
+    sid, iss = "".join(sids) or None, "".join(issuers) or None
     steps = Steps(config, world)
     session = await _cookies_session(config, request, steps)
-    sid, iss = _parameter(request, "sid"), _parameter(request, "iss")
     tid = (session.claims or {}).get("tid") if session else None
     if iss is not None and config.provider.issued(iss, tid) is False:  # Front-Channel Logout 1.0, 2
         await config.tell(LogoutRefused("front-channel", "iss is not the provider's"))
@@ -42,6 +46,8 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
 
     mine = session is not None and _is_meant(session, sid, iss)
     known = (config.known(session),) if mine and session is not None else ()
+    if not known:  # anybody can send this: while the store is away it must not hold a thread
+        steps = Steps(config, world, retry_seconds=0)
     sought = remote.Sought(iss=iss, sid=sid) if sid else remote.Sought()
     outcome = await remote.end(config, sought, steps, channel="front-channel", known=known)
     if outcome.work.is_empty and outcome.complete:
@@ -60,12 +66,6 @@ async def _cookies_session(config: Configuration, request: Request, steps: Steps
         return None
     session = await steps.do("read", lambda: settle(config.session.read(request.cookie_header)))
     return session if session is not None and session.claims is not None else None
-
-
-def _parameter(request: Request, name: str) -> str | None:
-    """Return a parameter of the query or the form; nothing that is empty, repeated, or in both."""
-    values = [value for value in (request.query_value(name), request.form_value(name)) if value]
-    return values[0] if len(values) == 1 else None
 
 
 def _may_lack_sid(config: Configuration, request: Request, session: Session | None) -> bool:

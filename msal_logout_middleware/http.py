@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Literal
 from urllib.parse import parse_qsl
 
@@ -48,6 +47,13 @@ class Request:
         """Return all values of a cookie, in the order sent."""
         return tuple(value for key, value in cookie_pairs(self.cookie_header) if key == name)
 
+    def values(self, name: str) -> tuple[str, ...]:
+        """Return all values of a parameter: of the query, then of a urlencoded body."""
+        texts = [self.query]
+        if self.body and self.media_type == "application/x-www-form-urlencoded":
+            texts.append(self.body.decode("latin-1"))
+        return tuple(value for text in texts for key, value in _parsed(text) if key == name)
+
     def query_value(self, name: str) -> str | None:
         """Return a query parameter; `None` if it is absent or repeated."""
         return _only(_parsed(self.query), name)
@@ -73,7 +79,6 @@ class Request:
         return (self.header("content-type") or "").partition(";")[0].strip().lower()
 
 
-@lru_cache(maxsize=1)  # one request is asked for several names
 def _parsed(text: str) -> list[tuple[str, str]]:
     return parse_qsl(text, keep_blank_values=True)
 

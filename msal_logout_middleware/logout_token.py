@@ -41,9 +41,11 @@ class Refusal:
 
     Args:
         reason: A sentence that names the datum, and never its content.
+        is_ours: Whether the token may be good, and something is missing on our side.
     """
 
     reason: str
+    is_ours: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

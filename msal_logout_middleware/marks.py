@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import count, islice
+from operator import itemgetter
 
 from .stores import Marks
 
@@ -22,6 +25,7 @@ class HeldMarks:
         self.generation: int | None = None
         self.place: tuple[str | None, int] = (None, 0)
         self._expires_at: dict[str, float] = {}
+        self._told_anew: set[str] | None = None  # what a new life of the store has told so far
 
     def __len__(self) -> int:
         return len(self._expires_at)
@@ -43,13 +47,33 @@ class HeldMarks:
         """
         epoch, since = place
         same = epoch in (None, found.epoch) and found.cursor >= since
+        if not same:
+            self._told_anew = set()
+        told_anew = self._told_anew
         for mark in found.marks:
             if mark.kind == "handle":
                 self._expires_at[mark.value] = mark.expires_at
+                if told_anew is not None:
+                    told_anew.add(mark.value)
+        for mark in found.lost:
+            if mark.kind == "handle":
+                self._expires_at.setdefault(mark.value, mark.expires_at)
         held_epoch, held = self.place  # another thread may have asked meanwhile
         cursor = max(held, found.cursor) if held_epoch == found.epoch else found.cursor
         self.place = (found.epoch, cursor if same else 0)
         return same
+
+    def lost(self, now: float) -> list[tuple[str, float]]:
+        """Return the handles, each with its expiry, that a new life of the store has not told again."""
+        told_anew = self._told_anew
+        if told_anew is None:
+            return []
+        held = list(self._expires_at.items())
+        return [(handle, at) for handle, at in held if at > now and handle not in told_anew]
+
+    def are_written_back(self) -> None:
+        """Note that the store has again what it had lost."""
+        self._told_anew = None
 
     def forget(self, now: float) -> None:
         """Forget marks whose time is over: the sessions that they ended have expired as well.
@@ -68,37 +92,66 @@ class HeldMarks:
 class Unmarked:
     """Endings that could not be committed: this worker refuses their sessions, and commits them when it can.
 
-    While the store is away anybody may send more of them; the oldest beyond what is kept are given up.
+    While the store is away anybody may send more of them. The oldest beyond what is kept are given up: of those that
+    nobody vouches for, for one more of their kind; of the others, for one more of theirs.
     """
 
     _KEPT = 10_000
+    _KEPT_UNVOUCHED = 1_000
 
     def __init__(self) -> None:
         self.on_add: Callable[[], None] = lambda: None
         self._number = count()
-        # Threads add and take out at once: each of these is one operation of a `dict`.
-        self._endings: dict[int, tuple[object, frozenset[str]]] = {}
+        self._lock = threading.Lock()
+        self._vouched: dict[int, tuple[object, frozenset[str]]] = {}
+        self._unvouched: dict[int, tuple[object, frozenset[str]]] = {}
+        self._named = Counter[str]()  # how many of the endings have a name
 
     def __len__(self) -> int:
-        return len(self._endings)
+        return len(self._vouched) + len(self._unvouched)
 
-    def add(self, ending: object, names: Iterable[str]) -> None:
-        """Keep an ending for another try; its handles and keys are refused meanwhile."""
-        number = next(self._number)
-        self._endings[number] = ending, frozenset(names)
-        self._endings.pop(number - self._KEPT, None)
+    def add(self, ending: object, names: Iterable[str], *, vouched: bool = True) -> object | None:
+        """Keep an ending for another try; its handles and keys are refused meanwhile.
+
+        Args:
+            ending: The ending.
+            names: Its handles and keys.
+            vouched: Whether more than an unsigned request asks for it.
+
+        Returns:
+            The ending that is given up for it, if one is.
+        """
+        kept, most = (self._vouched, self._KEPT) if vouched else (self._unvouched, self._KEPT_UNVOUCHED)
+        given_up = None
+        with self._lock:
+            kept[next(self._number)] = ending, (named := frozenset(names))
+            self._named.update(named)
+            if len(kept) > most:
+                given_up, no_more = kept.pop(next(iter(kept)))
+                self._drop(no_more)
         self.on_add()
+        return given_up
 
     def take(self) -> list[tuple[int, object]]:
         """Return what is to be tried again, numbered; its sessions are refused until it is `done`."""
-        return [(number, ending) for number, (ending, _) in list(self._endings.items())]
+        with self._lock:
+            everything = [*self._vouched.items(), *self._unvouched.items()]
+        return [(number, ending) for number, (ending, _) in sorted(everything, key=itemgetter(0))]
 
     def done(self, number: int) -> None:
         """Forget an ending that has been committed."""
-        self._endings.pop(number, None)
+        with self._lock:
+            kept = self._vouched if number in self._vouched else self._unvouched
+            _, names = kept.pop(number, (None, frozenset[str]()))
+            self._drop(names)
 
-    def names(self, found: Collection[str]) -> bool:
+    def names(self, found: Iterable[str]) -> bool:
         """Tell whether one of these handles and keys is refused."""
-        if not self._endings:
-            return False
-        return any(not names.isdisjoint(found) for _, names in list(self._endings.values()))
+        named = self._named
+        return bool(named) and any(name in named for name in found)
+
+    def _drop(self, names: frozenset[str]) -> None:
+        for name in names:
+            self._named[name] -= 1
+            if not self._named[name]:
+                del self._named[name]

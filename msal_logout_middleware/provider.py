@@ -254,6 +254,17 @@ class Provider:
         known = tuple(source for source in sources if source is not None)
         return Trust(known) if known else None
 
+    async def prepare(self, world: World) -> None:
+        """Have signing keys fetched where none are held, without waiting for them.
+
+        A provider gives up after two seconds and does not call again, so the first logout token must find them here.
+        """
+        if self.session_state_is_sid:
+            return  # Entra ID, which has no back-channel logout
+        for endpoints in self.endpoints.values():
+            if source := await endpoints.source(world, wait_seconds=0.0):
+                await source[1].find(None, world, wait_seconds=0.0)
+
     async def end_session_endpoint(self, claims: Mapping[str, Any], world: World) -> str | None:
         """Return the endpoint that signs the session's user out; `None` if there is none, or none can be had.
 
@@ -341,7 +352,8 @@ async def _fetched(document: Document[Metadata], world: World, wait_seconds: flo
     try:
         await document.get(world, wait_seconds=wait_seconds)
     except ProviderError as error:
-        logger.warning("provider metadata: %s", error)
+        if wait_seconds:
+            logger.warning("provider metadata: %s", error)
         return False
     return True
 

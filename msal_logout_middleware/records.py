@@ -31,6 +31,7 @@ class KnownSession:
         issued_at: The ID token's `iat`, in seconds since 1970; 0 if it has none.
         sign_in: A hash of all claims: where a server-side session has others, somebody has signed in anew.
         group: What the session index groups the session's handles by, if it is from there.
+        signed_in_at: When its sign-in was seen, in seconds since 1970; `None` if it was not.
     """
 
     session_id: str | None = field(repr=False)
@@ -41,6 +42,7 @@ class KnownSession:
     issued_at: float = 0.0
     sign_in: str = ""
     group: str | None = None
+    signed_in_at: float | None = None
 
     @property
     def user(self) -> tuple[Any, Any]:
@@ -55,6 +57,7 @@ class KnownSession:
             "claims": dict(self.claims),
             "key": self.cache_key,
             "group": self.group,
+            "signed_in_at": self.signed_in_at,
         }
 
     @classmethod
@@ -66,6 +69,7 @@ class KnownSession:
             claims=value["claims"],
             cache_key=value["key"],
             group=value["group"],
+            signed_in_at=value["signed_in_at"],
         )
 
     def record(self, seal: Seal, *, session: str, expires_at: float) -> SessionRecord:

@@ -12,7 +12,7 @@ from .configuration import Configuration
 from .ending import Outcome, Steps, Target, Work, end_sessions, finish, is_of, put_off
 from .events import Channel
 from .records import KnownSession, key, opened
-from .stores import Jti, KeyMark, SessionRecord
+from .stores import Jti, KeyMark
 
 # How far the provider's clock may be ahead of ours, where only ours can say what came before.
 _AHEAD_SECONDS = 15 * 60.0
@@ -97,7 +97,7 @@ async def end(
     target = Target(found_by=keys, keys=marks, jti=jti)
     taken_over = await steps.do("find", lambda: spared(config, keys))
     if taken_over is None:  # whose they are by now cannot be told, and nobody else's may end
-        put_off(config, work, target)
+        await put_off(config, work, target)
         steps.leave("mark")
         return await finish(config, Outcome(work, tuple(steps.left), Removed({})), steps)
     return await end_sessions(config, work, steps, target=target.sparing(taken_over))
@@ -134,16 +134,22 @@ async def spared(
     found = []
     for one in keys:
         for record in await settle(config.store.find(one)):
-            recorded_at = record.expires_at - config.session_lifetime_seconds
-            is_later = signed_in_after is not None and recorded_at > signed_in_after
-            if is_later or await _is_taken_over(config, record):
+            known = opened(config.seal, record.data)
+            if known is None:
+                continue
+            if _is_later(known, signed_in_after) or await _is_taken_over(config, known):
                 found.append(record.session)
     return tuple(found)
 
 
-async def _is_taken_over(config: Configuration, record: SessionRecord) -> bool:
-    known = opened(config.seal, record.data)
-    if known is None or known.session_id is None:
+def _is_later(known: KnownSession, signed_in_after: float | None) -> bool:
+    """Tell whether somebody was seen to sign in after a time; a session that has only gone on since is not later."""
+    at = known.signed_in_at
+    return at is not None and signed_in_after is not None and at > signed_in_after
+
+
+async def _is_taken_over(config: Configuration, known: KnownSession) -> bool:
+    if known.session_id is None:
         return False
     held = await settle(config.session.load(known.session_id))
     return held is not None and held.claims is not None and not is_of(known, held.claims)

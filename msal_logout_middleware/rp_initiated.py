@@ -16,10 +16,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-from . import pages
+from . import pages, remote
 from ._drive import World, settle
 from .configuration import Configuration
-from .ending import Outcome, Steps, Work, end_sessions, finish, look_again, others
+from .ending import Outcome, Steps, Target, Work, end_sessions, finish, look_again, others, put_off
 from .events import LogoutFailed, LogoutRefused
 from .http import Cookie, Header, Request, Response, SameSite
 from .provider import end_session_url
@@ -77,8 +77,13 @@ class AppView:
         if not outcome.complete and self._config.on_store_error == "page":
             onward = await _onward(self._config, self.request, world, outcome.work.claims, None)
             return _failure(self._config, self.request, outcome.work.as_json(), onward)
-        kept = [(name, value) for name, value in headers if not self._config.sets_session(name, value)]
+        kept = [(name, value) for name, value in headers if not self._config.signs_in(name, value)]
         return [*kept, *_deletions(self._config, self.request)]
+
+    async def instead(self, world: World) -> Response:
+        """Return the answer where the app is not called, since whether the session lives cannot be told."""
+        result = await self.headers((), world)
+        return result if isinstance(result, Response) else pages.unavailable().with_headers(*result)
 
     async def returned(self, world: World) -> None:
         """Look once more, now that the app has returned: streams and background tasks save late."""
@@ -164,7 +169,7 @@ async def _try_again(
     steps = Steps(config, world)
     if "cookie" not in known:
         work = Work.from_json(known)
-        outcome = await end_sessions(config, work, steps, target=others(config, work))
+        outcome = await end_sessions(config, work, steps, target=await _others(config, work, steps))
         return await _answer(config, request, world, outcome)
     session = await steps.do("read", lambda: settle(config.session.read(known["cookie"])))
     if steps.left:  # still away
@@ -179,8 +184,20 @@ async def _end(
     config: Configuration, session: Session, steps: Steps, *, view_follows: bool = False
 ) -> Outcome:
     work = Work("rp-initiated", (config.known(session),))
-    target = others(config, work)
+    target = await _others(config, work, steps)
     return await end_sessions(config, work, steps, target=target, contents=session, view_follows=view_follows)
+
+
+async def _others(config: Configuration, work: Work, steps: Steps) -> Target | None:
+    """Return the user's other sessions, if they are to end as well; none that is somebody else's by now."""
+    target = others(config, work)
+    if target is None:
+        return None
+    taken_over = await steps.do("find", lambda: remote.spared(config, target.found_by))
+    if taken_over is None:  # they end later, when it can be told whose they are
+        await put_off(config, Work(work.channel), target)
+        return None
+    return target.sparing(taken_over)
 
 
 async def _answer(config: Configuration, request: Request, world: World, outcome: Outcome) -> Response:

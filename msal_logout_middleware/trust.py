@@ -15,7 +15,7 @@ TENANT = "{tenantid}"
 TENANT_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 NOT_THE_ISSUER = Refusal("iss is not the provider's")
-NO_KEYS = Refusal("the provider's signing keys could not be had")
+NO_KEYS = Refusal("the provider's signing keys could not be had", is_ours=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What every worker does from time to time: it finishes what others, or itself, have left."""
+"""What every worker does from time to time: it finishes what others, or itself, have left, and has the keys ready."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ _ROWS_AT_ONCE = 20
 
 
 async def tidy(config: Configuration, gate: Gate, world: World) -> None:
-    """Commit the endings that could not be, go on with the journal, and forget what is over.
+    """Commit the endings that could not be, write back marks, go on with the journal, and forget what is over.
 
     Nothing is raised: what fails is told, and the next round comes.
     """
     for number, unfinished in config.unmarked.take():
         if isinstance(unfinished, Unfinished):
             await _guarded("an ending could not be committed yet", _commit(config, number, unfinished, world))
+    await _guarded("the store could not be asked", gate.write_back(world))
     await _guarded("the store could not be asked", _go_on(config, world))
+    if config.back_channel_path is not None:
+        await _guarded("the provider could not be asked", config.provider.prepare(world))
     gate.sweep()
 
 
 async def _commit(config: Configuration, number: int, unfinished: Unfinished, world: World) -> None:
     """Commit an ending at last; whoever has signed in since is spared."""
     target = unfinished.target
-    spared = await remote.spared(config, target.found_by, signed_in_after=unfinished.asked_at)
+    spared = await remote.spared(config, target.found_by, signed_in_after=target.asked_at)
     target = target.sparing(spared)
     await end_sessions(config, unfinished.work, Steps(config, world), target=target)
     config.unmarked.done(number)  # if it failed again, it has been added again

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from io import BytesIO
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from . import back_channel, pages, upkeep
 from ._drive import BlockingWorld, run
 from .exchange import Exchange, may_say
-from .gate import Visit, sample
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
 from .logout import AppView, Logout, check_app
+from .memory import Visit, sample
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -53,8 +54,17 @@ class LogoutMiddleware:
         self._upkeep = _Upkeep(logout)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer what is ours; hand everything else to the app, behind the gate."""
+        """Answer what is ours; hand everything else to the app, behind the gate.
+
+        Raises:
+            RuntimeError: Several processes serve the app, and each has a store of its own.
+        """
         if not self._upkeep.runs:
+            if environ.get("wsgi.multiprocess") and getattr(self.logout.store, "one_process", False):
+                raise RuntimeError(
+                    "several processes serve this app, and a MemoryStore is in one alone: who signs out at one would"
+                    " stay signed in at the others. Use SQLiteStore, which all workers of a machine share"
+                )
             self._upkeep.start()
         visit = self._gate.nobody
         cookie_header = environ.get("HTTP_COOKIE")
@@ -168,6 +178,8 @@ class LogoutMiddleware:
             return _send(pages.unavailable(), start_response)
         if answer is None:
             return self._pass(environ, start_response, visit)
+        if visit.unsure:
+            return _send(run(answer.instead(_WORLD)), start_response)
         if method == "POST":
             environ["wsgi.input"] = BytesIO(body or b"")
         if answer.request is not request:
@@ -271,11 +283,15 @@ class _Upkeep:
 
     def __init__(self, logout: Logout) -> None:
         self.runs = False
+        self._lock = threading.Lock()
         self._logout = weakref.ref(logout)
         _upkeeps.add(self)
 
     def start(self) -> None:
-        self.runs = True
+        with self._lock:
+            if self.runs:
+                return  # another thread was quicker
+            self.runs = True
         threading.Thread(
             target=_keep_tidy, args=(self._logout,), name="msal-logout-upkeep", daemon=True
         ).start()
@@ -295,6 +311,7 @@ def _keep_tidy(logout: weakref.ref[Logout]) -> None:
 def _after_fork_in_child() -> None:
     for one in _upkeeps:  # threads stay behind in the parent
         one.runs = False
+        one._lock = threading.Lock()  # one that was held would stay so for ever
 
 
 _upkeeps: weakref.WeakSet[_Upkeep] = weakref.WeakSet()
@@ -313,7 +330,7 @@ class _Body:
 
     def first(self) -> list[bytes]:
         """Take the first chunk, before which the app must have called `start_response` (PEP 3333)."""
-        return [chunk for _, chunk in zip(range(1), self._iterator, strict=False)]
+        return list(islice(self._iterator, 1))
 
     def push(self, chunks: Sequence[bytes]) -> None:
         self._pushed = [chunk for chunk in chunks if chunk]

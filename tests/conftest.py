@@ -26,9 +26,12 @@ def find_chromium() -> str | None:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The path of a Chromium; for tests marked `browser`."""
+    """The path of a Chromium; for tests marked `browser`. What one waits for on its pages may take long: CI is slow."""
+    from playwright.sync_api import expect
+
     found = find_chromium()
     assert found, "tests that use Chromium are marked `browser`"
+    expect.set_options(timeout=30_000)
     return found
 
 

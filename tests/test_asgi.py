@@ -7,7 +7,7 @@ import pytest
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 
-from msal_logout_middleware import Logout, Provider
+from msal_logout_middleware import Logout, Provider, upkeep
 from msal_logout_middleware.asgi import LogoutMiddleware
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.stores.memory import MemoryStore
@@ -201,3 +201,27 @@ def test_retry_waits_on_the_loop():
     answer = door.call("GET", "/logout", SAME | {"cookie": session_cookie(claims_of("ann"))}, b"")
     assert answer.status == 303
     assert store.failures == 0
+
+
+@pytest.mark.parametrize("kind", ["lifespan", "websocket"])
+def test_worker_that_serves_no_request_yet_looks_after_what_is_left(monkeypatch, kind):
+    middleware = make()
+    rounds = []
+
+    async def tidy(_world):
+        rounds.append(None)
+        raise RuntimeError("whatever it is, the next round comes")
+
+    async def story():
+        monkeypatch.setattr(upkeep, "INTERVAL_SECONDS", 0.0)
+        monkeypatch.setattr(middleware.logout, "tidy", tidy)
+        middleware.app = ignore
+        await middleware({"type": kind, "path": "/", "headers": []}, None, None)
+        with anyio.fail_after(20):
+            while len(rounds) < 3:
+                await anyio.lowlevel.checkpoint()
+
+    async def ignore(scope, receive, send):
+        """Answer nothing."""
+
+    anyio.run(story)

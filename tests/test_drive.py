@@ -135,6 +135,13 @@ def test_error_on_the_loop_reaches_the_flow_in_the_thread() -> None:
     assert seen == ["from the loop"]
 
 
+def test_what_runs_on_the_loop_may_settle_awaitables_itself() -> None:
+    async def settles() -> str:
+        return await settle(suspends())
+
+    assert anyio.run(run_beside_loop, flow(settles)) == ["value"]
+
+
 def test_error_of_the_flow_leaves_run_beside_loop_as_it_is() -> None:
     with pytest.raises(LookupError, match="from the loop"):
         anyio.run(run_beside_loop, flow(fails))

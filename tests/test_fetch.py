@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 
 import pytest
 import trustme
@@ -51,12 +50,25 @@ def find(document, name, world=None, wait_seconds=30.0):
     return run(document.find(look, world or BlockingWorld(), wait_seconds=wait_seconds))
 
 
-def until(true):
-    """Wait for what a thread does."""
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        os.sched_yield()
+@pytest.fixture
+def fetches(monkeypatch):
+    """Wait until every fetch of this test that has begun has ended."""
+    begun = []
+
+    class Noted(threading.Thread):
+        def start(self):
+            begun.append(self)
+            super().start()
+
+    monkeypatch.setattr("msal_logout_middleware.fetch.threading.Thread", Noted)
+
+    def end():
+        assert begun
+        for thread in begun:
+            thread.join(60)
+            assert not thread.is_alive()
+
+    return end
 
 
 def test_document_is_fetched_when_first_needed_and_then_held(server, document):
@@ -83,13 +95,14 @@ def test_document_is_fetched_when_first_needed_and_then_held(server, document):
     ids=lambda answer: str(answer)[:40],
 )
 def test_bad_answer_is_as_good_as_none_and_not_asked_for_again_at_once(
-    server, document, clock, answer, caplog
+    server, fetches, document, clock, answer, caplog
 ):
     server.answer = answer
     for _ in range(3):
         with pytest.raises(ProviderError, match="next try"):
             get(document)
     assert server.requests == 1
+    fetches()
     assert "document: fetch failed" in caplog.text
     server.says({"name": "second"})
     clock.now += BACK_OFF_SECONDS
@@ -117,11 +130,12 @@ def test_only_a_server_with_a_trusted_certificate_is_believed(tmp_path, clock):
     server.close()
 
 
-def test_ca_bundle_that_is_not_there_is_a_failed_fetch(server, clock, tmp_path, caplog):
+def test_ca_bundle_that_is_not_there_is_a_failed_fetch(server, fetches, clock, tmp_path, caplog):
     server.url = server.url.replace("http:", "https:")
     document = at(server, clock, verify=str(tmp_path / "none.pem"))
     with pytest.raises(ProviderError):
         get(document)
+    fetches()
     assert "fetch failed (OSError)" in caplog.text
 
 
@@ -137,25 +151,26 @@ def test_provider_that_hangs_keeps_nobody_waiting_twice(server, document, clock)
     assert server.requests == 1
 
 
-def test_what_comes_late_is_held_all_the_same(server, document, clock):
+def test_what_comes_late_is_held_all_the_same(server, fetches, document, clock):
     server.may_answer.clear()
     with pytest.raises(ProviderError):
         get(document, TimePasses(clock), wait_seconds=1.5)
     server.may_answer.set()
-    until(lambda: document.held)
+    fetches()
     assert get(document, NobodyWaits()) == "first"
     assert server.requests == 1
 
 
-def test_provider_that_does_not_answer_is_given_up_after_the_timeout(server, clock, caplog):
+def test_provider_that_does_not_answer_is_given_up_after_the_timeout(server, fetches, clock, caplog):
     server.may_answer.clear()
     with pytest.raises(ProviderError):
         get(at(server, clock, timeout_seconds=0.05))
     assert not server.may_answer.is_set()
+    fetches()
     assert "ReadTimeout" in caplog.text
 
 
-def test_stale_document_serves_while_it_is_fetched_anew(server, document, clock):
+def test_stale_document_serves_while_it_is_fetched_anew(server, fetches, document, clock):
     assert get(document) == "first"
     clock.now += FRESH
     server.may_answer.clear()
@@ -164,7 +179,7 @@ def test_stale_document_serves_while_it_is_fetched_anew(server, document, clock)
     assert server.asked.acquire(timeout=30)
     assert get(document, NobodyWaits()) == "first"
     server.may_answer.set()
-    until(lambda: document.held == "second")
+    fetches()
     assert get(document, NobodyWaits()) == "second"
     assert server.requests == 2
 
@@ -176,12 +191,13 @@ def test_document_is_not_fetched_anew_while_it_is_fresh(server, document, clock)
     assert server.requests == 1
 
 
-def test_stale_document_serves_while_the_provider_is_away(server, document, clock, caplog):
+def test_stale_document_serves_while_the_provider_is_away(server, fetches, document, clock, caplog):
     assert get(document) == "first"
     clock.now += FRESH
     server.answer = (500, "")
     assert get(document, NobodyWaits()) == "first"
-    until(lambda: "the last known one is used" in caplog.text)
+    fetches()
+    assert "the last known one is used" in caplog.text
     assert get(document, NobodyWaits()) == "first"
     assert server.requests == 2
 
@@ -216,14 +232,15 @@ def test_refresh_in_vain_is_not_repeated_for_some_seconds(server, document, cloc
     assert server.requests == 3
 
 
-def test_refresh_in_vain_does_not_keep_a_stale_document_from_being_fetched(server, document, clock):
+def test_refresh_in_vain_does_not_keep_a_stale_document_from_being_fetched(server, fetches, document, clock):
     assert get(document) == "first"
     clock.now += FRESH - 1
     assert find(document, "nothing") is None
     server.says({"name": "second"})
     clock.now += FRESH
     assert get(document, NobodyWaits()) == "first"
-    until(lambda: document.held == "second")
+    fetches()
+    assert document.held == "second"
 
 
 def test_of_many_threads_one_fetches(server, document):
@@ -273,9 +290,10 @@ def test_forked_process_waits_for_no_thread_of_its_parent(server, document, cloc
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_log_does_not_show_what_the_provider_said(server, document, caplog):
+def test_log_does_not_show_what_the_provider_said(server, fetches, document, caplog):
     server.answer = (200, json.dumps({"secret": "s3cret"}))
     with pytest.raises(ProviderError):
         get(document)
+    fetches()
     assert "s3cret" not in caplog.text
     assert "fetch failed (KeyError)" in caplog.text

@@ -23,7 +23,9 @@ FLOORS: dict[str, set[str]] = {
     "knowledge": {
         "account_index",
         "accounts",
+        "app_cache",
         "caches",
+        "django_cache",
         "fetch",
         "grants",
         "keys",
@@ -47,7 +49,9 @@ FLOORS: dict[str, set[str]] = {
         "exchange",
         "front_channel",
         "gate",
+        "learning",
         "logout",
+        "memory",
         "remote",
         "rp_initiated",
         "upkeep",
@@ -60,7 +64,9 @@ HEIGHT = {room: height for height, rooms in enumerate(FLOORS.values()) for room 
 CORE = {"anyio", "cryptography", "itsdangerous", "jwt", "msal", "requests"}
 EXTRAS: dict[str, set[str]] = {
     "sessions.flask": {"flask", "werkzeug"},
+    "django_cache": {"django"},
     "sessions.asgi": {"starlette", "starsessions"},
+    "stores.redis": {"redis", "valkey"},
     "stores.sqlalchemy": {"sqlalchemy"},
     "testing": {"cryptography", "jwt", "multipart", "pytest", "starlette", "trustme", "uvicorn"},
 }
@@ -184,6 +190,10 @@ ALL_EXTRAS = set().union(*EXTRAS.values()) - CORE
 def test_whatever_needs_no_extra_is_imported_without_any() -> None:
     plain = [f"{PACKAGE}.{module}".removesuffix(".") for module in MODULES if not allowed_extras(module)]
     import_without(ALL_EXTRAS, plain)
+
+
+def test_redis_store_is_imported_without_a_client() -> None:
+    import_without(ALL_EXTRAS, [f"{PACKAGE}.stores.redis"])
 
 
 def test_pytest_starts_without_the_testing_extra() -> None:

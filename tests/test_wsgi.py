@@ -110,3 +110,16 @@ class TestAppView:
         middleware, headers = make(app, app_view=True)
         WsgiDoor(middleware).call("GET", "/logout", headers, b"")
         assert closed == [True]
+
+
+def test_memory_of_one_process_serves_no_app_of_several():
+    middleware, headers = make()
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/",
+        "HTTP_COOKIE": headers["cookie"],
+        "wsgi.multiprocess": True,
+    }
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="Use SQLiteStore"):
+            middleware(dict(environ), lambda *_: None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import assert_type
 
+from cachelib import FileSystemCache
 from fastapi import FastAPI
 from flask import Flask
 from starlette.middleware import Middleware
@@ -11,7 +13,9 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from msal_logout_middleware import (
     Cookie,
+    Encryption,
     EndedSessions,
+    InAppCache,
     InSession,
     InStore,
     Logout,
@@ -27,11 +31,15 @@ from msal_logout_middleware import (
     asgi,
     wsgi,
 )
+from msal_logout_middleware.caches import TokenCaches
+from msal_logout_middleware.django_cache import InDjangoCache
 from msal_logout_middleware.events import Channel, Event
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores import Loaded, TokenCacheStore
 from msal_logout_middleware.stores.memory import MemoryStore
+from msal_logout_middleware.stores.redis import RedisStore
+from msal_logout_middleware.stores.reencryption import Reencrypted, reencrypt
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.token_cache import StoredTokenCache
 
@@ -96,7 +104,7 @@ def fastapi_app() -> None:
     logout = Logout(
         provider=Provider.discover("https://op.example", "client", verify="ca.pem"),
         session=ASGISession(Middleware(SessionMiddleware, secret_key="secret")),
-        store=MemoryStore(),
+        store=RedisStore("redis://localhost", prefix="app", wait_replicas=1),
         caches=InStore(store, cache_key=lambda claims: str(claims["sub"])),
         post_logout_redirect_uri="https://app.example.com/",
         logout_token_rules=LogoutTokenRules(algorithms=("ES256",), require_exp=False),
@@ -105,6 +113,33 @@ def fastapi_app() -> None:
     )
     app.add_middleware(asgi.LogoutMiddleware, logout=logout)
     assert_type(logout.token_cache({"sub": "x"}), StoredTokenCache)
+
+
+async def keys_change() -> None:
+    encryption = Encryption(["a new key", b"an old key"], clear="read")
+    done = await reencrypt(SQLiteStore("logout.db", encryption=encryption), dry_run=True)
+    assert_type(done.complete, bool)
+    assert_type(await reencrypt(MemoryStore(encryption=encryption)), Reencrypted)
+
+
+def caches_that_the_app_has() -> None:
+    caches: TokenCaches = InAppCache(
+        FileSystemCache("caches"),
+        cache_key=lambda claims: str(claims["sub"]),
+        serialize=json.dumps,
+        deserialize=json.loads,
+    )
+    caches = InDjangoCache("default", cache_key=lambda claims: str(claims["sub"]), timeout_seconds=60)
+    print(caches)
+
+
+def small_app() -> Logout:
+    return Logout(
+        provider=Provider.entra("tenant", "client"),
+        session=FlaskSession(Flask(__name__)),
+        store=MemoryStore(),
+        post_logout_redirect_uri="https://app.example.com/",
+    )
 
 
 async def administrator(logout: Logout) -> None:

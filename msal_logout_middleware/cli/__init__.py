@@ -1,4 +1,4 @@
-"""The command line, for the people who run an app: `msal-logout end-sessions` and `msal-logout doctor`.
+"""The command line, for the people who run an app: `msal-logout end-sessions`, `reencrypt` and `doctor`.
 
 1. Standard output has what was asked for and nothing else; what the app prints and logs goes to standard error.
 2. No token, no session id and no raw identifier is printed.
@@ -22,6 +22,7 @@ from .doctor import examine, read_claims
 from .end_sessions import end_sessions
 from .errors import CommandError
 from .loading import load
+from .reencrypt import reencrypt
 
 _IDENTIFIERS = {
     "oid": "the user's object id in Entra ID; with --tid",
@@ -42,10 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     given = _parser().parse_args(arguments)
-    command = _doctor if given.command == "doctor" else _end_sessions
     try:
         with redirect_stdout(sys.stderr):
-            said, exit_code = command(given)
+            said, exit_code = _COMMANDS[given.command](given)
     except CommandError as error:
         print(f"msal-logout: {error}", file=sys.stderr)
         return error.exit_code
@@ -68,6 +68,15 @@ def _doctor(given: argparse.Namespace) -> tuple[str, int]:
     loaded = load(given.app)
     report = asyncio.run(_closing(loaded.logout, examine(loaded, claims=claims, url=given.url)))
     return report.as_json() if given.json else report.as_text(), 1 if report.count("error") else 0
+
+
+def _reencrypt(given: argparse.Namespace) -> tuple[str, int]:
+    logout = load(given.app).logout
+    report = asyncio.run(_closing(logout, reencrypt(logout, dry_run=given.dry_run)))
+    return report.as_json() if given.json else report.as_text(), 0 if report.complete else 1
+
+
+_COMMANDS = {"doctor": _doctor, "end-sessions": _end_sessions, "reencrypt": _reencrypt}
 
 
 async def _closing(logout: Logout, flow: Coroutine[Any, Any, Any]) -> Any:
@@ -99,6 +108,15 @@ def _parser() -> argparse.ArgumentParser:
         ending.add_argument(f"--{name}", metavar=name.upper(), help=what)
     ending.add_argument("--dry-run", action="store_true", help="say how many sessions would end")
 
+    reencryption = commands.add_parser(
+        "reencrypt",
+        help="bring all token caches under the first key",
+        description="Encrypts the token caches anew that are not under the first key, while the app is running.",
+    )
+    reencryption.add_argument(
+        "--dry-run", action="store_true", help="say how many token caches that would be"
+    )
+
     doctor = commands.add_parser(
         "doctor",
         help="say what was found, and what is wrong",
@@ -109,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--url", help="where browsers find the app, with the path that it is mounted at")
 
-    for command in (ending, doctor):
+    for command in (ending, reencryption, doctor):
         command.add_argument(
             "app", metavar="APP", help="module:name of the Logout, or of an app that it is around"
         )

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from ..caches import Shared
 from ..errors import StoreError
 from ..logout import Logout
-from ..stores.memory import MemoryStore
-from .checks.stores import unusable_file
+from .checks.stores import out_of_reach
 from .errors import CommandError
 
 Named = Mapping[str, str | None]
@@ -73,15 +72,9 @@ async def end_sessions(logout: Logout, named: Named, *, dry_run: bool) -> Result
     Raises:
         CommandError: They cannot be reached from outside the app.
     """
-    if isinstance(logout.configuration.store, MemoryStore):
-        raise CommandError(
-            "this Logout keeps everything in a MemoryStore, in the memory of the app's own process, which no command"
-            " can reach; use SQLiteStore",
-            exit_code=1,
-        )
-    unusable = unusable_file(logout.configuration.store)
-    if unusable is not None:
-        raise CommandError(f"{unusable}; run this command as the app's user and in its folder", exit_code=1)
+    unreachable = out_of_reach(logout.configuration.store)
+    if unreachable is not None:
+        raise CommandError(unreachable, exit_code=1)
     try:
         if dry_run:
             return Result(True, await logout.acount_sessions(**named), {}, ())

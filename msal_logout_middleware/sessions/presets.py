@@ -50,6 +50,12 @@ def _look(contents: Contents, places: tuple[str, ...]) -> Claims | None:
             return value  # type: ignore[no-any-return]  # a session may hold anything
     for place in found:
         _tell_once(f"at {place!r}")
+    for place, value in contents.items():
+        if _are_claims(value):
+            _tell_of_other_place(f"{place!r}", f"claims={place!r}")
+        elif isinstance(value, Mapping) and _are_claims(value.get("id_token_claims")):
+            find = f'claims=lambda session: session.get({place!r}, {{}}).get("id_token_claims")'
+            _tell_of_other_place(f"{place!r}, 'id_token_claims'", find)
     return None
 
 
@@ -69,6 +75,16 @@ def _are_claims(value: object) -> bool:
     if not isinstance(value, Mapping):
         return False
     return all(isinstance(value.get(name), str) and value[name] for name in ("iss", "sub"))
+
+
+@cache
+def _tell_of_other_place(place: str, argument: str) -> None:
+    _logger.error(
+        "ID token claims are in the session at %s, where nobody looks for them: nobody counts as signed in, and no"
+        " token is removed. Give the session %s.",
+        place,
+        argument,
+    )
 
 
 @cache

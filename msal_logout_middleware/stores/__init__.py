@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from .._drive import MaybeAwaitable
+
+if TYPE_CHECKING:
+    from .encryption import Encryption
 
 __all__ = [
     "Ended",
@@ -26,9 +29,11 @@ __all__ = [
     "Loaded",
     "Mark",
     "Marks",
+    "Rows",
     "SessionIndex",
     "SessionRecord",
     "Store",
+    "TokenCacheRows",
     "TokenCacheStore",
 ]
 
@@ -62,6 +67,48 @@ class TokenCacheStore(Protocol):
 
         Returns:
             Whether it was written. `False`: somebody wrote in between, and nothing was changed.
+        """
+        ...
+
+
+class Rows(NamedTuple):
+    """Some rows of a store, by the names that the store has for them.
+
+    Args:
+        names: What the store calls them: never a cache key in clear, but in a store that keeps it so.
+        after: Where to go on; `None` after the last.
+    """
+
+    names: Sequence[str]
+    after: str | None
+
+
+class TokenCacheRows(Protocol):
+    """Goes over all token caches of a store as they stand there: encrypted, if they are; for commands.
+
+    Beside a `TokenCacheStore`, and by the same rules.
+    """
+
+    @property
+    def encryption(self) -> Encryption | None:
+        """What the store was given to encrypt with."""
+        ...
+
+    def rows(self, after: str | None = None, *, limit: int) -> MaybeAwaitable[Rows]:
+        """Return about `limit` rows that have a token cache: from the first, or from where an earlier answer ended.
+
+        What is there all the time comes at least once; it may come twice, and an answer may be empty before the last.
+        """
+        ...
+
+    def load_row(self, row: str) -> MaybeAwaitable[Loaded]:
+        """Return what stands in a row, as it stands there; `data=None` if there is nothing."""
+        ...
+
+    def replace_row(self, row: str, expected: str, data: bytes) -> MaybeAwaitable[bool]:
+        """Write what is to stand in a row, as it is, if the row's version is still the expected one.
+
+        The row gets a new version, and is kept for as long as before: nobody has used it. What is removed stays so.
         """
         ...
 
@@ -188,11 +235,13 @@ class Marks(NamedTuple):
         epoch: Names this life of the store; a new one means that the store may have lost marks.
         cursor: The sequence number of the last change looked at.
         marks: In the store's order.
+        lost: Marks that an earlier life of the store has told, and that this one may not have.
     """
 
     epoch: str
     cursor: int
     marks: Sequence[Mark]
+    lost: Sequence[Mark] = ()
 
 
 class SessionIndex(Protocol):

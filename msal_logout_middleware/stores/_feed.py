@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
@@ -40,6 +41,7 @@ _HELD = 20_000  # marks, in the order of the store
 _PASSED = 1000  # tips
 _FIRST_WAIT_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 1.0
+_LISTENING_SECONDS = 0.25  # until the follower looks whether it is to ask, or to stop
 _SILENT_BEATS = 3
 
 
@@ -140,10 +142,20 @@ class Feed:
         source: The store.
         bound_seconds: For how long an answer of the store vouches for what is known.
         beat_seconds: How often the store is asked; four times within the bound by default.
+        wall_clock: The time by which the store's marks expire, in seconds since 1970.
     """
 
-    def __init__(self, source: Source, *, bound_seconds: float, beat_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        bound_seconds: float,
+        beat_seconds: float | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self._source = source
+        self._wall_clock = wall_clock
+        self._latest_time = -math.inf  # marks that had expired by then may be missing here
         self._bound = bound_seconds
         self._beat = bound_seconds / BEATS if beat_seconds is None else beat_seconds
         self._lives = 0
@@ -186,6 +198,8 @@ class Feed:
         with self._lock:
             if clock() > self._good_until or self._tip is None or cursor < self._since:
                 return None
+            if now < self._latest_time:
+                return None  # the clock was set back
             first = bisect_right(self._marks, cursor, key=lambda mark: mark.sequence)
             live = (mark for mark in islice(self._marks, first, None) if mark.expires_at > now)
             marks = list(islice(live, limit))
@@ -197,6 +211,7 @@ class Feed:
         while True:
             with self._lock:
                 asked_at, known, epoch, life = clock(), self._tip, self._epoch, self._life()
+                self._latest_time = max(self._latest_time, self._wall_clock())
             answer = await settle(self._source.ask(known, cursor, limit))
             with self._lock:
                 self._take(answer, asked_at, known, cursor=cursor)
@@ -315,7 +330,7 @@ class Feed:
                 await self._ask()
             if self._untold >= _SILENT_BEATS and messages is not None:
                 raise StoreError("it is asked what no message has told")
-            seconds = max(0.0, next_beat - clock())
+            seconds = min(max(0.0, next_beat - clock()), _LISTENING_SECONDS)
             if messages is None:
                 await self._wait(stopped, seconds)
                 continue
@@ -328,6 +343,7 @@ class Feed:
         self._behind = False
         asked_at, known = clock(), self._tip
         cursor = None if known is None else known.sequence
+        self._latest_time = max(self._latest_time, self._wall_clock())
         answer = await settle(self._source.ask(known, cursor, ASKED_AT_ONCE))
         with self._lock:
             self._untold += known is not None and answer.tip not in self._passed

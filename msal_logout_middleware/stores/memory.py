@@ -15,8 +15,9 @@ from itertools import count
 from typing import Generic, TypeVar
 
 from ..errors import StoreError
-from . import Ended, Ending, JournalRow, Jti, Loaded, Mark, Marks, SessionRecord
+from . import Ended, Ending, JournalRow, Jti, Loaded, Mark, Marks, Rows, SessionRecord
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
+from .encryption import Encryption, opened, protected
 
 T = TypeVar("T")
 
@@ -42,6 +43,14 @@ class _Table(Generic[T]):
     def get(self, name: str) -> T | None:
         """Return a thing, whether its time is over or not."""
         return self._things.get(name, (None,))[0]
+
+    def names(self, now: float) -> list[str]:
+        """Return the names of all things whose time is not over."""
+        return [name for name, (_, expires_at) in self._things.items() if expires_at > now]
+
+    def change(self, name: str, thing: T) -> None:
+        """Write a thing in the place of one that is there, for as long as that."""
+        self._things[name] = thing, self._things[name][1]
 
     def put(self, name: str, thing: T, expires_at: float) -> None:
         """Write a thing, in the place of another of the same name."""
@@ -121,10 +130,14 @@ class MemoryStore:
         token_cache_lifetime_seconds: How long a token cache is kept after its last write.
         removed_row_seconds: How long a removed token cache is remembered, so that a save by a request that began
             before the removal fails. Longer than the longest request.
+        encryption: Encrypts token caches in memory as other stores do where they keep them.
     """
 
     blocking = False
     """Calls never wait for a disk or a network: an event loop may call them itself."""
+
+    one_process = True
+    """Other processes do not see what is kept."""
 
     def __init__(
         self,
@@ -132,7 +145,9 @@ class MemoryStore:
         clock: Callable[[], float] = time.time,
         token_cache_lifetime_seconds: float = TOKEN_CACHE_LIFETIME_SECONDS,
         removed_row_seconds: float = REMOVED_ROW_SECONDS,
+        encryption: Encryption | None = None,
     ) -> None:
+        self.encryption = encryption
         self._token_cache_lifetime = token_cache_lifetime_seconds
         self._removed_row = removed_row_seconds
         self._forks = _forks
@@ -165,18 +180,41 @@ class MemoryStore:
     def load(self, key: str) -> Loaded:
         """Return the token cache under a key; one that was never there has the version `""`."""
         _refuse_surrogates(key)
-        with self._turn as now:
-            return self._load(key, now)
+        return opened(self.encryption, key, self.load_row(key))
 
     def replace(self, key: str, expected: str, data: bytes | None) -> bool:
         """Write a token cache (`None`: remove it) if its version is still the expected one."""
         _refuse_surrogates(key)
+        data = protected(self.encryption, key, data)
         with self._turn as now:
             if self._load(key, now).version != expected:
                 return False
             expires_at = now + (self._removed_row if data is None else self._token_cache_lifetime)
             self._token_caches.put(key, Loaded(data, str(next(self._names))), expires_at)
             self._sweep(now)
+            return True
+
+    def rows(self, after: str | None = None, *, limit: int) -> Rows:
+        """Return some rows that have a token cache, in the order of their names, which are the cache keys."""
+        if limit < 1:
+            raise ValueError("limit must be at least 1")
+        with self._turn as now:
+            names = sorted(name for name in self._token_caches.names(now) if after is None or name > after)
+            names = [name for name in names if self._load(name, now).data is not None]
+        return Rows(names[:limit], names[limit - 1] if len(names) > limit else None)
+
+    def load_row(self, row: str) -> Loaded:
+        """Return what stands in a row, as it stands there."""
+        with self._turn as now:
+            return self._load(row, now)
+
+    def replace_row(self, row: str, expected: str, data: bytes) -> bool:
+        """Write what is to stand in a row, as it is, if its version is still the expected one."""
+        with self._turn as now:
+            there = self._load(row, now)
+            if there.version != expected or there.data is None:
+                return False
+            self._token_caches.change(row, Loaded(data, str(next(self._names))))
             return True
 
     def _load(self, key: str, now: float) -> Loaded:

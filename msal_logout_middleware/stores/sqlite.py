@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..errors import StoreError
-from . import Ended, Ending, JournalRow, Jti, Loaded, Mark, Marks, SessionRecord
+from . import Ended, Ending, JournalRow, Jti, Loaded, Mark, Marks, Rows, SessionRecord
 from ._generation import Generation, number_of
 from ._mounts import network_filesystem
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
+from .encryption import Encryption, opened, protected
 
 logger = logging.getLogger("msal_logout_middleware")
 
@@ -123,6 +124,7 @@ class SQLiteStore:
         token_cache_lifetime_seconds: How long a token cache is kept after its last write.
         removed_row_seconds: How long a removed token cache is remembered, so that a save by a request that began
             before the removal fails. Longer than the longest request.
+        encryption: Encrypts token caches in the file; they stand there in clear otherwise.
 
     Raises:
         ValueError: The path names no file: an in-memory database is not shared between workers.
@@ -139,12 +141,14 @@ class SQLiteStore:
         busy_timeout_seconds: float = 1.0,
         token_cache_lifetime_seconds: float = TOKEN_CACHE_LIFETIME_SECONDS,
         removed_row_seconds: float = REMOVED_ROW_SECONDS,
+        encryption: Encryption | None = None,
     ) -> None:
         name = os.fspath(path)
         if not name or name.startswith((":memory:", "file:")):
             raise ValueError(
                 "SQLiteStore needs the path of a file, which all workers share; use MemoryStore for tests"
             )
+        self.encryption = encryption
         self._clock = clock
         self._token_cache_lifetime = token_cache_lifetime_seconds
         self._removed_row = removed_row_seconds
@@ -159,20 +163,48 @@ class SQLiteStore:
 
     def load(self, key: str) -> Loaded:
         """Return the token cache under a key; one that was never there has the version `""`."""
-        with self._database.reading() as db:
-            return _load(db, key, self._clock())
+        row = _hidden(key)
+        return opened(self.encryption, row, self.load_row(row))
 
     def replace(self, key: str, expected: str, data: bytes | None) -> bool:
         """Write a token cache (`None`: remove it) if its version is still the expected one."""
+        row = _hidden(key)
+        data = protected(self.encryption, row, data)
         with self._changing() as (db, now):
-            if _load(db, key, now).version != expected:
+            if _load(db, row, now).version != expected:
                 return False
             lifetime = self._removed_row if data is None else self._token_cache_lifetime
             db.execute(
                 "INSERT OR REPLACE INTO token_caches (key, data, version, expires_at) VALUES (?, ?, ?, ?)",
-                (_hidden(key), data, secrets.token_hex(16), now + lifetime),
+                (row, data, secrets.token_hex(16), now + lifetime),
             )
             return True
+
+    def rows(self, after: str | None = None, *, limit: int) -> Rows:
+        """Return some rows that have a token cache, in the order of their names: the keys' SHA-256."""
+        with self._database.reading() as db:
+            found = db.execute(
+                """SELECT key FROM token_caches WHERE key > ? AND data IS NOT NULL AND expires_at > ?
+                    ORDER BY key LIMIT ?""",
+                (after or "", self._clock(), _positive(limit)),
+            )
+            names = [name for (name,) in found]
+        return Rows(names, names[-1] if len(names) == limit else None)
+
+    def load_row(self, row: str) -> Loaded:
+        """Return what stands in a row, as it stands there."""
+        with self._database.reading() as db:
+            return _load(db, row, self._clock())
+
+    def replace_row(self, row: str, expected: str, data: bytes) -> bool:
+        """Write what is to stand in a row, as it is, if its version is still the expected one."""
+        with self._changing() as (db, now):
+            changed = db.execute(
+                """UPDATE token_caches SET data = ?, version = ?
+                    WHERE key = ? AND version = ? AND data IS NOT NULL AND expires_at > ?""",
+                (data, secrets.token_hex(16), row, expected, now),
+            )
+            return changed.rowcount == 1
 
     # The session index
 
@@ -211,6 +243,11 @@ class SQLiteStore:
 
     def end(self, ending: Ending) -> Ended:
         """End sessions: marks, journal and `jti` in one transaction. Every ending is committed here."""
+        if not (ending.handles or ending.sessions or ending.keys or ending.jti):
+            # Anybody may ask for a `sid` that nobody has: that must not hold the lock that writers need.
+            with self._database.reading() as db:
+                if not _sessions(db, ending):
+                    return Ended(claimed=True, row=None, sequence=_state(db)[1])
         with ExitStack() as until_committed, self._changing() as (db, now):
             epoch, sequence = _state(db)
             if ending.jti and not _claim(db, ending.jti, now):
@@ -260,7 +297,9 @@ class SQLiteStore:
                 (cursor, self._clock(), _positive(limit)),
             )
             marks = [Mark(*row) for row in rows]
-            return Marks(epoch, marks[-1].sequence if len(marks) == limit else last, marks)
+            # A backup that took the file's place has the same epoch, and may have grown past the cursor since.
+            life = f"{epoch} in {db.file}"
+            return Marks(life, marks[-1].sequence if len(marks) == limit else last, marks)
 
     def open_rows(self) -> int:
         """Return how many journal rows are not finished, leased or not."""
@@ -322,14 +361,17 @@ class SQLiteStore:
 
 def _hidden(key: str) -> str:
     """Return what a cache key is stored as: it often is a user's id, and a removed row stays for a while."""
-    return hashlib.sha256(key.encode()).hexdigest()
+    try:
+        return hashlib.sha256(key.encode()).hexdigest()
+    except UnicodeEncodeError:
+        raise ValueError("a key is not valid Unicode: it holds a lone surrogate") from None
 
 
-def _load(db: sqlite3.Connection, key: str, now: float) -> Loaded:
-    row = db.execute(
-        "SELECT data, version FROM token_caches WHERE key = ? AND expires_at > ?", (_hidden(key), now)
+def _load(db: sqlite3.Connection, row: str, now: float) -> Loaded:
+    found = db.execute(
+        "SELECT data, version FROM token_caches WHERE key = ? AND expires_at > ?", (row, now)
     ).fetchone()
-    return Loaded(*row) if row else Loaded(None, "")
+    return Loaded(*found) if found else Loaded(None, "")
 
 
 def _record(row: tuple[str, str, str, float, bytes, float]) -> SessionRecord:
@@ -456,11 +498,16 @@ def _positive(limit: int) -> int:
     return limit
 
 
-class _Connection(NamedTuple):
-    """A connection, the device and inode of the file that it is open on, and the opening of the store it is of."""
+class _SQLite(sqlite3.Connection):
+    """A connection that knows the device and inode of the file that it is open on."""
 
-    sqlite: sqlite3.Connection
-    file: tuple[int, int] | None
+    file: tuple[int, int] | None = None
+
+
+class _Connection(NamedTuple):
+    """A connection, and the opening of the store it is of."""
+
+    sqlite: _SQLite
     opening: int
 
 
@@ -484,7 +531,7 @@ class _Database:
         self._writer = threading.Lock()  # threads wait here fairly; SQLite's own waiting is by polling
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[_SQLite]:
         """Lend a connection for one consistent view.
 
         Raises:
@@ -527,7 +574,7 @@ class _Database:
             self._close_idle()
 
     @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
+    def _connected(self) -> Iterator[_SQLite]:
         self._notice_fork()
         with self._pool:
             self._lent += 1
@@ -566,7 +613,7 @@ class _Database:
         if connection is None:
             return None
         file = self._file()
-        if file is not None and connection.file == file:
+        if file is not None and connection.sqlite.file == file:
             return connection
         connection.sqlite.close()
         return None
@@ -591,15 +638,20 @@ class _Database:
             raise StoreError(self._sentence(sqlite3.SQLITE_CANTOPEN)) from error
         file = self._file()
         sqlite = sqlite3.connect(
-            self._path, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False
+            self._path,
+            timeout=self._busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_SQLite,
         )
+        sqlite.file = file
         try:
             self._prepare(sqlite)
         except BaseException:
             sqlite.close()
             raise
         self._was_there = True
-        return _Connection(sqlite, file, opening)
+        return _Connection(sqlite, opening)
 
     def _make_file(self) -> None:
         """Make the file if it is not there, readable by its owner only; SQLite gives its log the same mode."""

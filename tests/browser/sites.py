@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import anyio
 from fastapi import WebSocket
 from fastapi.responses import HTMLResponse
 
 from examples.demo.serving import listening, port_of, serving_asgi, serving_wsgi
-from msal_logout_middleware import InSession, asgi, wsgi
+from msal_logout_middleware import InSession, Logout, asgi, wsgi
+from msal_logout_middleware.caches import home_account_id
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.testing import EmbeddedProvider, User
 from tests.stories.apps import Setting, fastapi_app, flask_app
+from tests.stories.conftest import parts_of
 
 PROVIDER_HOST = "idp.localhost"
 FLASK_HOST = "localhost"
 FASTAPI_HOST = "127.0.0.1"
+
+TOKENS = ("AccessToken", "RefreshToken", "IdToken")
 
 LIVE = """<!doctype html><title>Live</title><p id="state">connecting</p><script>
 const state = document.getElementById("state");
@@ -29,6 +36,24 @@ const socket = new WebSocket(`ws://${location.host}/live`);
 socket.onmessage = (message) => { state.textContent = `open for ${message.data}` };
 socket.onclose = (event) => { state.textContent = `closed with ${event.code}` };
 </script>"""
+
+
+@dataclass(frozen=True)
+class TokenCache:
+    """What one user's token cache holds.
+
+    Args:
+        entries: By MSAL's name for each kind, such as `AccessToken`.
+        load: Returns the whole of it, as it is by then; `None` if nothing is left.
+    """
+
+    entries: dict[str, dict[str, Any]]
+    load: Callable[[], Any]
+
+    @property
+    def tokens(self) -> set[str]:
+        """Its access, refresh and ID tokens."""
+        return {entry["secret"] for kind in TOKENS for entry in self.entries[kind].values()}
 
 
 @dataclass
@@ -39,21 +64,45 @@ class Site:
         url: Its origin.
         directory: All that it keeps.
         frames: The `Cookie` header of each front-channel request that it was sent.
+        logout: Its own.
     """
 
     url: str
     directory: Path
     frames: list[str] = field(default_factory=list)
+    logout: Logout | None = None
 
     @property
     def home(self) -> str:
         return f"{self.url}/"
 
-    def holds(self, secret: str) -> bool:
-        """Whether a byte string of the app's files is a secret."""
-        return any(
-            secret.encode() in path.read_bytes() for path in self.directory.rglob("*") if path.is_file()
-        )
+    def found(self, tokens: set[str]) -> set[str]:
+        """Which of some tokens stand, at least in part, in any of the app's files."""
+        contents = [path.read_bytes() for path in self.directory.rglob("*") if path.is_file()]
+        return {
+            token
+            for token in tokens
+            if any(part in content for part in parts_of(token) for content in contents)
+        }
+
+    def token_cache(self, cookie_header: str) -> TokenCache:
+        """The token cache of who is signed in under a cookie."""
+        assert self.logout is not None
+        config, store = self.logout._config, self.logout.store
+        session = read(config.session, cookie_header)
+        if "_token_cache" in session.contents:
+            kept: Any = session.contents["_token_cache"]
+            return TokenCache(json.loads(kept), lambda: config.session.load(session.id))
+        key = home_account_id(session.claims)
+        return TokenCache(json.loads(store.load(key).data), lambda: store.load(key).data)
+
+
+def read(session: Any, cookie_header: str) -> Any:
+    """Read a session, of either world, beside the loop that drives the browser."""
+    if isinstance(session, FlaskSession):
+        return session.read(cookie_header)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(anyio.run, session.read, cookie_header).result()
 
 
 @dataclass
@@ -64,10 +113,6 @@ class Town:
     alice: User
     flask: Site
     fastapi: Site
-
-    def refresh_tokens(self, site: Site) -> set[str]:
-        """The refresh tokens of Alice's that an app has, and that the provider would take."""
-        return {token for token in self.provider.alive_refresh_tokens(self.alice) if site.holds(token)}
 
 
 @contextmanager
@@ -135,7 +180,7 @@ def _registered(
 
 def _wrapped_flask(setting: Setting, site: Site) -> Any:
     app = flask_app(setting)
-    logout = setting.logout(FlaskSession(app), caches=InSession("_token_cache"))
+    site.logout = logout = setting.logout(FlaskSession(app), caches=InSession("_token_cache"))
     wrapped = wsgi.LogoutMiddleware(app.wsgi_app, logout)
 
     def heard(environ: Any, start_response: Any) -> Any:
@@ -160,7 +205,7 @@ def _live_app(setting: Setting, site: Site) -> Any:
         async for _ in socket.iter_text():
             pass
 
-    app.state.logout = logout = setting.logout(ASGISession(app))
+    app.state.logout = site.logout = logout = setting.logout(ASGISession(app))
     app.add_middleware(asgi.LogoutMiddleware, logout=logout)
 
     async def heard(scope: Any, receive: Any, send: Any) -> None:

@@ -7,7 +7,7 @@ import requests
 from playwright.sync_api import expect
 
 from msal_logout_middleware.testing import User
-from tests.browser.sites import Site, town
+from tests.browser.sites import TOKENS, Site, town
 
 pytestmark = [
     pytest.mark.browser,
@@ -48,7 +48,10 @@ def test_signing_out_of_one_app_signs_out_of_the_other(
         page = chrome.new_page()
         for site in (here, there):
             sign_in(page, site, sites.alice)
-            assert len(sites.refresh_tokens(site)) == 1
+        caches = [(site, site.token_cache(cookies_of(chrome, site))) for site in (here, there)]
+        for site, cache in caches:
+            assert all(cache.entries[kind] for kind in ("Account", *TOKENS))
+            assert site.found(cache.tokens) == cache.tokens
         live = chrome.new_page()
         live.goto(f"{sites.fastapi.url}/open")
         expect(live.locator("#state")).to_have_text("open for Alice")
@@ -67,8 +70,9 @@ def test_signing_out_of_one_app_signs_out_of_the_other(
             assert (cookies_of(chrome, there) == "") == lets_cookies_in
         else:
             assert there.frames == []
-        for site in (here, there):
-            assert sites.refresh_tokens(site) == set()
+        for site, cache in caches:
+            assert cache.load() is None
+            assert site.found(cache.tokens) == set()
         expect(live.locator("#state")).to_have_text("closed with 1008")
 
         page.goto(f"{there.url}/api")

@@ -8,6 +8,7 @@ from datetime import timedelta
 import msal
 import pytest
 import starsessions
+from cachelib import SimpleCache
 from flask import Flask
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -16,6 +17,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from msal_logout_middleware import InSession, Logout, MemoryStore, Provider, Shared, SQLiteStore
 from msal_logout_middleware._drive import run
+from msal_logout_middleware.app_cache import InAppCache
 from msal_logout_middleware.asgi import LogoutMiddleware as ASGIMiddleware
 from msal_logout_middleware.cli.checks.claims import check_claims, parsed_claims
 from msal_logout_middleware.cli.checks.middleware import check_lifetime, check_middleware
@@ -120,6 +122,7 @@ def test_file_of_all_workers_is_shared(tmp_path):
         (InSession(), FOUR, False, "warning"),
         (InSession(), FOUR, True, "ok"),
         (InSession(), FOUR, None, "ok"),
+        (InAppCache(SimpleCache(), cache_key=str), FOUR, True, "warning"),
         (None, FOUR, False, "ok"),
     ],
 )
@@ -318,7 +321,7 @@ def test_ended_marks_must_outlive_sessions(app, lifetime_seconds, level):
 @pytest.mark.parametrize(
     ("middleware", "level"),
     [
-        (Middleware(SessionMiddleware, secret_key=SECRET, max_age=None), "skipped"),
+        (Middleware(SessionMiddleware, secret_key=SECRET, max_age=None), "error"),
         (Middleware(SessionMiddleware, secret_key=SECRET, max_age=2 * DAY), "error"),
         (Middleware(starsessions.SessionMiddleware, store=starsessions.InMemoryStore()), "skipped"),
         (Middleware(starsessions.SessionMiddleware, store=None, lifetime=timedelta(days=2)), "error"),

@@ -1,7 +1,7 @@
 """What becomes of sessions and tokens in any history, beside a model that says so in a few lines.
 
 No live session is refused, no ended one is served, and nobody else's tokens are touched: whichever way people sign in
-and out, by whichever worker, whenever a worker is killed, and wherever the provider's clock stands.
+and out, by whichever worker, whenever a worker is killed or the store is away, wherever the provider's clock stands.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.testing.store_contract import Clock
 from tests.doors import Browser, WsgiDoor
 from tests.model.conftest import Registration
-from tests.model.workers import Killed, Loops, OpenDoor, Worker
+from tests.model.workers import EVERYTHING, Killed, Loops, OpenDoor, Worker
 from tests.races.token_endpoint import part
 from tests.sites import KINDS, Site
 from tests.tokens import TENANT, claims_of
@@ -225,7 +225,9 @@ class Histories(RuleBasedStateMachine):
         login.browser.site = self._door(worker)
         here = self._in(login.browser)
         assert self.site.user(login.browser) == (here and f"sub-of-{here.user}")
-        if here is not None:
+        if here is None:
+            assert self._cookie(login.browser) is None, "who was refused still has the cookie"
+        else:
             here.is_known = True
             self._note(here)
 
@@ -237,10 +239,11 @@ class Histories(RuleBasedStateMachine):
             self._use_copy(login, login.cookies[which % len(login.cookies)], worker)
 
     def _use_copy(self, login: Login, cookie: str, worker: int) -> None:
-        thief = Browser(self._door(worker), {self.site.cookie_name: cookie})
+        thief = self._thief(cookie, worker)
         seen = self.site.user(thief)
         if login.is_ended:
             assert seen is None, f"a session of {login.user}'s that has ended is served"
+            assert self._cookie(thief) is None, "who was refused still has the cookie"
             if not login.is_known and self.tokens[login.user]:
                 self.tokens[login.user] = None  # what is met of it goes, and with it the user's tokens
         else:
@@ -282,8 +285,7 @@ class Histories(RuleBasedStateMachine):
         def log_out() -> None:
             answer = browser.get(f"/logout/front-channel?{query}", site="cross-site")
             assert answer.status == 200
-            deletes = bool(answer.set_cookies)
-            assert not deletes or (bearer is not None and found in bearer.sids)
+            assert bool(answer.set_cookies) is (bearer is not None and found in bearer.sids)
 
         died = self._dying(worker, dies, log_out)
         self._end([one for one in self._live() if one.is_known and one.is_meant(None, found)], died)
@@ -399,6 +401,64 @@ class Histories(RuleBasedStateMachine):
             if refreshes:
                 login.sids.add(self.sids[login.user])
             self._note(login)
+
+    # What becomes of the store
+
+    @precondition(lambda self: self.logins)
+    @rule(choice=choices, which=choices, worker=workers)
+    def copy_is_used_while_the_store_is_away(self, choice: int, which: int, worker: int) -> None:
+        """Nobody is served on a guess."""
+        login = self.logins[choice % len(self.logins)]
+        if not login.cookies:
+            return
+        thief = self._thief(login.cookies[which % len(login.cookies)], worker)
+        before = dict(thief.cookies)
+        self.workers[worker].store.away = frozenset({EVERYTHING})
+        answer = thief.get("/me")
+        self.workers[worker].store.away = frozenset()
+        if answer.status == 503:
+            assert thief.cookies == before
+        else:
+            user = json.loads(answer.body)["user"]
+            assert user is None if login.is_ended else user["sub"] == f"sub-of-{login.user}"
+
+    @rule(
+        user=users,
+        worker=workers,
+        sid=choices,
+        by=st.sampled_from(["sub", "sid"]),
+        then=st.sampled_from(["it comes back", "somebody signs in again", "the worker dies"]),
+    )
+    def ending_is_put_off(self, user: str, worker: int, sid: int, by: str, then: str) -> None:
+        """No ending can be written: the worker refuses who is meant by itself, and commits it when it can."""
+        claims, found = self._claims(user), self._sid(user, sid)
+        named = {"sub": {"iss": claims["iss"], "sub": claims["sub"]}, "sid": {"sid": found}}[by]
+        meant = [
+            one for one in self._live() if one.is_meant(*((user, None) if by == "sub" else (None, found)))
+        ]
+        here = self.workers[worker]
+
+        here.store.away = frozenset({"end"})
+        assert not self._admin_end(here.logout, named).complete
+        for login in self._live():
+            for cookie in login.cookies[-1:]:
+                seen = self.site.user(self._thief(cookie, worker))
+                assert seen == (None if login in meant else f"sub-of-{login.user}")
+                login.is_known = True
+        here.store.away = frozenset()
+
+        if then == "the worker dies":  # with all that it knew; who called was told that it was not done
+            self.workers[worker] = Worker(self.site, self.loops)
+            return
+        if then == "somebody signs in again":
+            self._sign_in(user, Browser(self._door(1 - worker)))
+        self.site.tidy(here.logout)
+        self._end(meant)
+        if then == "somebody signs in again":
+            self.tokens[user] = None
+
+    def _thief(self, cookie: str, worker: int) -> Browser:
+        return Browser(self._door(worker), {self.site.cookie_name: cookie})
 
     # What becomes of workers
 

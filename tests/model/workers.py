@@ -10,6 +10,8 @@ from msal_logout_middleware import Logout, asgi, wsgi
 from msal_logout_middleware.stores import Ended, Ending
 from tests.doors import AsgiDoor, WsgiDoor
 
+EVERYTHING = "*"
+
 
 class Killed(BaseException):
     """The worker is not there any more."""
@@ -18,7 +20,8 @@ class Killed(BaseException):
 class Mortal:
     """A store whose worker can be killed: at its next `end`, before or after that is committed, or when it removes.
 
-    While `is_pending`, it does not tell its generation, as where another worker is about to write an ending.
+    While `is_pending`, it does not tell its generation, as where another worker is about to write an ending. The
+    methods that are named in `away` fail, or all do.
 
     Args:
         store: The store of both workers.
@@ -28,14 +31,26 @@ class Mortal:
         self._store = store
         self.dies: str | None = None
         self.is_pending = False
+        self.away: frozenset[str] = frozenset()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+        found = getattr(self._store, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._reach(name)
+            return found(*args, **kwargs)
+
+        return call if callable(found) else found
+
+    def _reach(self, name: str) -> None:
+        if name in self.away or EVERYTHING in self.away:
+            raise OSError("the store is away")
 
     def generation(self) -> int | None:
         return None if self.is_pending else self._store.generation()
 
     def end(self, ending: Ending) -> Ended:
+        self._reach("end")
         self._maybe_die("before the mark")
         ended: Ended = self._store.end(ending)
         if ended.row is not None:
@@ -43,11 +58,13 @@ class Mortal:
         return ended
 
     def replace(self, key: str, expected: str, data: bytes | None) -> bool:
+        self._reach("replace")
         self._maybe_die("in the removal")
         written: bool = self._store.replace(key, expected, data)
         return written
 
     def finish(self, row: str) -> None:
+        self._reach("finish")
         self._maybe_die("before the end")
         self._store.finish(row)
 

@@ -171,7 +171,7 @@ def judge(mutant: Mutant, root: Path, copy: Path, *, timeout_seconds: float = TI
 def failures(output: str) -> Iterator[str]:
     """The tests that pytest's summary says failed, without the path."""
     for line in output.splitlines():
-        if line.startswith(("FAILED ", "ERROR ")):
+        if line.startswith(("FAILED ", "ERROR ")) and "::" in line:  # what is logged begins with ERROR, too
             yield line.split(" - ")[0].rpartition("::")[2]
 
 

@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from msal_logout_middleware import asgi, wsgi
+from msal_logout_middleware import asgi, back_channel, wsgi
+from msal_logout_middleware._drive import BlockingWorld, run
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from tests.sites import KINDS, Site
 from tests.stories.conftest import alice, bob, tell
@@ -15,10 +16,26 @@ from tests.tokens import claims_of
 
 __all__ = ["alice", "bob", "tell"]
 
+LONG_SECONDS = 60.0
+
 
 def signing_in(name, sid="a-session", *, ahead_seconds=0, **more):
     """The claims of a sign-in that is like no other, by a provider whose clock is ahead of ours, or behind."""
     return claims_of(name, sid=sid, iat=int(time.time()) + ahead_seconds, nonce=uuid4().hex, **more)
+
+
+def with_keys(known):
+    """Return a discovered provider when its metadata and its keys are held: nothing depends on how soon they come."""
+    for _, keys in run(known.trust(BlockingWorld(), wait_seconds=LONG_SECONDS)).sources:
+        assert run(keys.find(None, BlockingWorld(), wait_seconds=LONG_SECONDS))
+    return known
+
+
+@pytest.fixture(autouse=True)
+def back_channel_has_time(monkeypatch):
+    """A busy machine is no slow provider, and no slow store; where that is the subject, the test says so."""
+    monkeypatch.setattr(back_channel, "_WAIT_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(back_channel, "DEADLINE_SECONDS", LONG_SECONDS)
 
 
 @pytest.fixture(params=KINDS)
@@ -53,8 +70,13 @@ def sites_store(request, tmp_path):
         store.close()
 
 
+def have_nobody_tidy(patch):
+    """Leave out what workers do by themselves from time to time."""
+    patch.setattr(asgi.LogoutMiddleware, "_start_upkeep", lambda self: None)
+    patch.setattr(wsgi._Upkeep, "start", lambda self: None)
+
+
 @pytest.fixture
 def nobody_else_tidies(monkeypatch):
     """The middlewares' own rounds would come in between."""
-    monkeypatch.setattr(asgi.LogoutMiddleware, "_start_upkeep", lambda self: None)
-    monkeypatch.setattr(wsgi._Upkeep, "start", lambda self: None)
+    have_nobody_tidy(monkeypatch)

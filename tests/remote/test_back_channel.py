@@ -16,9 +16,10 @@ from msal_logout_middleware import Provider, back_channel
 from msal_logout_middleware._drive import BlockingWorld, run
 from msal_logout_middleware.events import LogoutEnded, LogoutFailed, LogoutRefused
 from msal_logout_middleware.stores.memory import MemoryStore
-from tests.remote.conftest import signing_in
+from tests.remote.conftest import LONG_SECONDS, signing_in, with_keys
 from tests.remote.faults import Faulty
 from tests.sites import KINDS, Site
+from tests.stories.servers import until
 
 PATH = "/logout/back-channel"
 FORM = "application/x-www-form-urlencoded"
@@ -57,9 +58,7 @@ def build(provider, site, **options):
     discovered = Provider.discover(
         provider.generic.oidc_authority, client.client_id, verify=provider.ca_file, timeout_seconds=10
     )
-    site.build(provider=discovered, **options)
-    # The metadata is fetched now, so that nothing later depends on how fast that is.
-    assert run(discovered.trust(BlockingWorld(), wait_seconds=20))
+    site.build(provider=with_keys(discovered), **options)
     return Caller(provider, site, client)
 
 
@@ -307,7 +306,7 @@ class TestSlowStores:
             blocking = True
 
             def end(self, ending):
-                may_go_on.wait(20)
+                may_go_on.wait(LONG_SECONDS)
                 return super().end(ending)
 
             def finish(self, row):
@@ -320,20 +319,20 @@ class TestSlowStores:
         if site.is_asgi:
 
             async def story():
-                with anyio.fail_after(20):
+                with anyio.fail_after(LONG_SECONDS):
                     answer = await site.door._call(
                         "POST", PATH, {"content-type": FORM},
                         urlencode({"logout_token": caller.token(sid="a-session")}).encode(), {},
                     )  # fmt: skip
                     may_go_on.set()
-                    await anyio.to_thread.run_sync(done.wait, 20)
+                    await anyio.to_thread.run_sync(done.wait, LONG_SECONDS)
                     return answer
 
             answer = anyio.run(story)
         else:
             answer = caller.calls(sid="a-session")
             may_go_on.set()
-            done.wait(20)
+            done.wait(LONG_SECONDS)
         assert is_refused(answer)
         assert site.user(ann) is None
         assert site.cache(claims) is None
@@ -387,6 +386,24 @@ def test_tampered_token_is_refused_and_the_session_lives(caller):
     assert site.cache(caller.claims("ann"))
 
 
+@pytest.mark.parametrize("sid", ["a-session", "no-session"])
+def test_token_that_comes_while_the_browser_is_in_our_redirect_is_judged_like_any_other(caller, sid):
+    """The session has gone by then: what is good is done all the same, and what is not is refused all the same."""
+    site = caller.site
+    ann, bob = site.sign_in(caller.claims("ann")), site.sign_in(caller.claims("bob", "bob's"))
+    stolen = site.copy(ann)
+    token = caller.token(sid=sid, sub="sub-of-ann")
+    header, payload, _ = token.split(".")
+    tampered = f"{header}.{payload}.{caller.token(sid=sid).rpartition('.')[2]}"
+
+    assert ann.get("/logout").status == 303
+
+    assert is_refused(caller.post(tampered))
+    assert is_done(caller.post(token))
+    assert is_refused(caller.post(tampered))
+    assert [site.user(each) for each in (stolen, bob)] == [None, "sub-of-bob"]
+
+
 def test_in_flight_request_brings_nothing_back(caller):
     site = caller.site
     claims = caller.claims("ann")
@@ -404,3 +421,40 @@ def test_in_flight_request_brings_nothing_back(caller):
     assert site.user(stolen) is None
     if site.is_server_side:
         assert "sub-of-ann" not in repr(dict(site.records))
+
+
+class TestKeysThatAreMissing:
+    """A token that cannot be verified here may be good: that is no refusal, and a provider does not call again."""
+
+    def test_is_told_as_a_failure_of_ours(self, one_caller, caplog):
+        site = one_caller.site
+        metadata = {
+            "issuer": one_caller.provider.generic.oidc_authority,
+            "jwks_uri": "https://127.0.0.1:1/keys",  # where nobody listens
+            "end_session_endpoint": "https://127.0.0.1:1/logout",
+        }
+        _, site.door = site.worker(provider=Provider.from_metadata(metadata, one_caller.client.client_id))
+        ann = site.sign_in(one_caller.claims("ann"))
+        site.events.clear()
+        assert is_refused(one_caller.calls(sid="a-session"))
+        assert site.events == [LogoutFailed("back-channel", "", ("keys",))]
+        assert "signing keys could not be had" in caplog.text
+        assert site.user(ann) == "sub-of-ann"
+
+    def test_are_fetched_before_the_first_token_comes(self, one_caller):
+        site, generic = one_caller.site, one_caller.provider.generic
+        discovered = Provider.discover(generic.oidc_authority, "the app", verify=one_caller.provider.ca_file)
+        logout, _ = site.worker(provider=discovered)
+
+        def keys_are_held():
+            site.tidy(logout)
+            trust = run(discovered.trust(BlockingWorld(), wait_seconds=0.0))
+            return trust is not None and all(keys.are_held for _, keys in trust.sources)
+
+        until(keys_are_held)
+
+    def test_are_not_fetched_of_entra_which_calls_nobody(self):
+        provider = Provider.entra("11111111-1111-1111-1111-111111111111", "the app")
+        run(provider.prepare(BlockingWorld()))
+        (endpoints,) = provider.endpoints.values()
+        assert not endpoints._keys

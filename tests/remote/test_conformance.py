@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import requests
 
 from msal_logout_middleware.testing import Browser, Client, User, endpoints
 from tests.stories.conftest import MSAL_RECOMMENDS_FORM_POST
@@ -24,13 +25,17 @@ BACK, FRONT = "back", "front"
 
 @dataclass
 class RelyingParty:
-    """A wrapped app, somebody who has signed in there, and what a logout must leave behind."""
+    """A wrapped app, somebody who has signed in there, and what a logout must leave behind.
+
+    `told` are the app's answers to all logout tokens.
+    """
 
     story: Any
     client: Client
     user: User
     browser: Browser
     known: Any
+    told: list[requests.Response]
 
     def signs_out(self):
         """Sign out as the person in front of the browser does; return the page that it shows at the end."""
@@ -51,7 +56,9 @@ class RelyingParty:
         self.story.assert_nothing_left(self.known)
 
     def back_channel_answer(self):
+        """What the provider was answered on the back channel; it holds what the suite asks of it in every module."""
         (call,) = self.story.provider.backchannel_calls
+        assert self.told[-1].headers["cache-control"] == "no-store"
         return call
 
     def frames(self):
@@ -69,6 +76,16 @@ def relying_party(request, tell, provider, alice, monkeypatch):
         lambda self, flavour, session, initiator=None: end_session(self, flavour, session),
     )
 
+    told, post = [], requests.Session.post
+
+    def posts(session, url, *args, **kwargs):
+        answer = post(session, url, *args, **kwargs)
+        if url.endswith("/logout/back-channel"):
+            told.append(answer)
+        return answer
+
+    monkeypatch.setattr(requests.Session, "post", posts)
+
     def make(*channels):
         story = tell(request.param, "generic").serve(
             registration={"client_id": CLIENT_ID}, id_token_hint=True, timeout_seconds=10
@@ -84,7 +101,7 @@ def relying_party(request, tell, provider, alice, monkeypatch):
             **uris,
         )
         browser = story.sign_in(alice)
-        return RelyingParty(story, client, alice, browser, story.known_of(browser))
+        return RelyingParty(story, client, alice, browser, story.known_of(browser), told)
 
     return make
 

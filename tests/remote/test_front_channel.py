@@ -71,6 +71,18 @@ def test_session_of_the_cookie_is_ended_and_its_cookie_deleted(site):
     assert site.cache(claims) is None
 
 
+def test_cookie_of_a_session_whose_sid_was_learnt_is_deleted(either_door):
+    """Its claims say none."""
+    site = either_door.build()
+    claims = signing_in("ann")
+    del claims["sid"]
+    ann = site.sign_in(claims)
+    site.logout.signed_in(claims, sid="told")
+    answer = ann.get(f"{PATH}?sid=told", site="cross-site")
+    assert "Max-Age=0" in answer.set_cookies[site.cookie_name]
+    assert site.cache(claims) is None
+
+
 def test_session_that_the_index_never_saw_is_found_by_its_cookie(site):
     """Signed in before the middleware was there, and asked about for the first time by the iframe."""
     site.build()
@@ -363,3 +375,21 @@ def test_no_token_is_revoked_at_the_provider(tell, provider, alice):
     story.assert_nothing_left(known)
     assert provider.alive_refresh_tokens(alice) == alive
     assert not [r for r in provider.requests[asked:] if r.endpoint not in ("discovery", "keys")]
+
+
+@pytest.mark.parametrize("repeated", ["query", "query and form"])
+@pytest.mark.parametrize("name", ["iss", "sid"])
+def test_parameter_that_is_repeated_is_refused_and_not_taken_for_absent(either_door, name, repeated):
+    site = either_door.build()
+    ann = site.sign_in(signing_in("ann"))
+    values = {"sid": "a-session", "iss": "https://evil.example"} if name == "iss" else {"sid": "a-session"}
+    once = urlencode(values)
+    again = urlencode({name: values[name]})
+    if repeated == "query":
+        answer = site.door.call("GET", f"/logout/front-channel?{once}&{again}", [], b"")
+    else:
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        answer = site.door.call("POST", f"/logout/front-channel?{once}", headers, again.encode())
+    assert answer.status == 200
+    assert site.user(ann) == "sub-of-ann"
+    assert site.events[-1] == LogoutRefused("front-channel", "sid or iss is repeated")

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import anyio
 import pytest
 
-from msal_logout_middleware import Cookie, MemoryStore, ending, gate
+from msal_logout_middleware import Cookie, MemoryStore, ending, learning, memory
 from tests.remote.conftest import signing_in
 from tests.remote.faults import Faulty
 from tests.sites import KINDS, Site
-from tests.tokens import TENANT
+from tests.tokens import TENANT, claims_of
 
 ISS = f"https://login.microsoftonline.com/{TENANT}/v2.0"
 
@@ -125,7 +125,7 @@ def test_session_that_outlives_its_record_is_recorded_again(either_door, monkeyp
     cookie = f"{site.cookie_name}={ann.cookies[site.cookie_name]}"
     assert whose(site.door.call("GET", "/me", {"cookie": cookie}, b"")) == "sub-of-ann"
     later[0] = 200.0
-    for room in (gate, ending):
+    for room in (memory, learning, ending):
         clocks = SimpleNamespace(time=lambda: now() + later[0], monotonic=time.monotonic)
         monkeypatch.setattr(room, "time", clocks)
     site.store.sweep()
@@ -133,3 +133,170 @@ def test_session_that_outlives_its_record_is_recorded_again(either_door, monkeyp
     assert whose(site.door.call("GET", "/me", {"cookie": cookie}, b"")) == "sub-of-ann"
     site.front_channel(sid="a-session")
     assert whose(site.door.call("GET", "/me", {"cookie": cookie}, b"")) is None
+
+
+def test_sessions_that_this_worker_knows_are_recorded_in_a_database_that_took_the_place_of_theirs(site):
+    """Its file was removed, or a backup was put there."""
+
+    class Replaceable(Faulty):
+        def generation(self):
+            return self.inner.generation()
+
+    site.store = Replaceable(MemoryStore())
+    site.build()
+    ann, bob, carol = (site.sign_in(signing_in(name, f"{name}'s")) for name in ("ann", "bob", "carol"))
+    site.front_channel(sid="carol's")
+    everybody = (ann, bob, carol)
+    assert [site.user(each) for each in everybody] == ["sub-of-ann", "sub-of-bob", None]
+
+    site.store.inner = MemoryStore()
+
+    assert site.user(ann) == "sub-of-ann"  # with which this worker notices it
+    assert site.user(bob) == "sub-of-bob"
+    assert site.logout.count_sessions(sid="bob's") == 1
+    site.front_channel(sid="bob's")
+    assert site.user(bob) is None
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
+def test_marks_that_come_in_pieces_are_all_taken_in(site, monkeypatch):
+    monkeypatch.setattr(memory, "_MARKS_AT_ONCE", 2)
+    site.build()
+    _, other = site.worker()
+    everybody = [site.sign_in(signing_in("ann", f"session {number}")) for number in range(5)]
+    stolen = [at(other, site.copy(ann)) for ann in everybody]
+    assert [site.user(ann) for ann in stolen] == ["sub-of-ann"] * 5
+    for number in range(5):
+        site.front_channel(sid=f"session {number}")
+    assert [site.user(ann) for ann in reversed(stolen)] == [None] * 5
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
+def test_session_that_ends_just_after_the_marks_were_read_is_refused_at_its_next_request(site):
+    class EndsMeanwhile(Faulty):
+        then = None
+
+        def marks_since(self, cursor, *, limit):
+            found = self.inner.marks_since(cursor, limit=limit)
+            then, self.then = self.then, None
+            if then is not None:
+                then()
+            return found
+
+    shared = MemoryStore()
+    site.store = EndsMeanwhile(shared)
+    site.build()
+    other, _ = site.worker(store=shared)
+    ann, bob = site.sign_in(signing_in("ann")), site.sign_in(signing_in("bob", "another"))
+    assert site.user(ann) == "sub-of-ann"
+    end(site, sid="another")
+    site.store.then = lambda: other.end_sessions(sid="a-session")
+    site.user(bob)
+    assert site.store.then is None
+    assert site.user(ann) is None
+
+
+def test_dead_cookie_at_a_worker_that_never_met_it_takes_no_tokens_of_the_next_sign_in(site):
+    site.build()
+    _, other = site.worker()
+    claims = signing_in("ann")
+    ann = site.sign_in(claims)
+    stolen = at(other, site.copy(ann))
+    site.front_channel(sid="a-session")
+    again = site.sign_in(signing_in("ann"))
+    assert site.cache(claims)
+    assert site.user(stolen) is None
+    assert site.cache(claims)
+    assert site.user(again) == "sub-of-ann"
+
+
+def test_user_who_took_the_session_over_unseen_is_learnt_when_met_and_the_others_tokens_go(server_side_site):
+    """The record was changed without an answer that shows it; another worker meets it first."""
+    site = server_side_site.build()
+    anns, bobs = signing_in("ann", "one"), signing_in("bob", "two")
+    browser, bob = site.sign_in(anns), site.sign_in(bobs)
+    ann_s, bob_s = (
+        next(name for name in site.records if each.cookies[site.cookie_name] in str(name))
+        for each in (browser, bob)
+    )
+    site.records[ann_s] = site.records[bob_s]
+    _, other = site.worker()
+
+    assert site.user(at(other, browser)) == "sub-of-bob"
+
+    assert not site.cache(anns)
+    assert site.cache(bobs)
+    assert site.logout.count_sessions(sid="one") == 0
+    assert site.logout.count_sessions(sid="two") == 2
+    site.front_channel(sid="one")
+    assert site.user(browser) == "sub-of-bob"
+    site.front_channel(sid="two")
+    assert site.user(browser) is None
+
+
+def test_worker_that_met_a_session_late_records_it_again_when_its_record_is_over(either_door, monkeypatch):
+    site, later = either_door, [0.0]
+    now = time.time
+    for room in (memory, learning, ending):
+        clocks = SimpleNamespace(time=lambda: now() + later[0], monotonic=time.monotonic)
+        monkeypatch.setattr(room, "time", clocks)
+    site.store = MemoryStore(clock=lambda: now() + later[0])
+    site.build(session_lifetime_seconds=100)
+    ann = site.sign_in(signing_in("ann"))
+    cookie = f"{site.cookie_name}={ann.cookies[site.cookie_name]}"
+    logout, other = site.worker()
+    for later[0] in (90.0, 110.0):
+        site.tidy(logout)
+        assert whose(other.call("GET", "/me", {"cookie": cookie}, b"")) == "sub-of-ann"
+    assert site.logout.count_sessions(sid="a-session") == 1
+    site.front_channel(sid="a-session")
+    assert whose(other.call("GET", "/me", {"cookie": cookie}, b"")) is None
+
+
+def test_user_whose_claims_told_nothing_apart_signs_in_again_with_all_of_them(either_door, sites_store):
+    site = sites_store(either_door).build()
+    browsers = {}
+    for name in ("ann", "bob"):
+        few = claims_of(name)
+        del few["iat"]
+        browsers[name] = site.sign_in(few)
+        assert site.user(browsers[name]) == f"sub-of-{name}"
+        site.sign_in(signing_in(name, f"{name}'s"), cache=False, browser=browsers[name])
+    assert site.cache(claims_of("ann"))
+    site.front_channel(sid="ann's")
+    assert [site.user(browser) for browser in browsers.values()] == [None, "sub-of-bob"]
+
+
+def test_session_that_is_known_by_an_older_secret_stays_one(site):
+    site.build(secret=["the first secret of them"])
+    ann = site.sign_in(signing_in("ann"))
+    site.logout, site.door = site.worker(secret=["the next secret of them", "the first secret of them"])
+    assert site.user(at(site.door, ann)) == "sub-of-ann"
+    assert site.logout.count_sessions(sid="a-session") == 1
+
+
+def test_long_cookie_header_is_not_remembered(either_door):
+    site = either_door.build()
+    ann = site.sign_in(signing_in("ann"))
+    ann.cookies["other"] = "x" * 10_000
+    site.logout.gate.visits.clear()
+    assert site.user(ann) == "sub-of-ann"
+    assert len(site.logout.gate.visits) == 0
+
+
+def test_so_many_cookie_headers_are_remembered_and_no_more(either_door, monkeypatch):
+    monkeypatch.setattr(memory, "_REMEMBERED", 3)
+    site = either_door.build()
+    for number in range(10):
+        assert site.door.call("GET", "/me", {"cookie": f"a={number}"}, b"").status == 200
+    assert len(site.logout.gate.visits) == 3
+
+
+def test_cookie_that_would_sign_in_again_stays_beside_a_session_that_lives(either_door):
+    site = either_door.build(delete_cookies=[Cookie("remember_token")])
+    ann, bob = site.sign_in(signing_in("ann")), site.sign_in(signing_in("bob", "another"))
+    name = site.cookie_name
+    dead, live = (f"{name}={each.cookies[name]}" for each in (ann, bob))
+    site.front_channel(sid="a-session")
+    answer = site.door.call("GET", "/echo", {"cookie": f"{dead}; {live}; remember_token=bob"}, b"")
+    assert json.loads(answer.body)["cookies"] == [f"{live}; remember_token=bob"]

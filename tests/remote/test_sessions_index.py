@@ -7,16 +7,17 @@ from functools import partial
 
 import anyio
 import pytest
+from msal import SerializableTokenCache
 
 from msal_logout_middleware._drive import settle
-from msal_logout_middleware.caches import InSession
+from msal_logout_middleware.caches import InSession, InStore, Shared
 from msal_logout_middleware.errors import LogoutError
 from msal_logout_middleware.events import LogoutEnded
 from msal_logout_middleware.stores.memory import MemoryStore
 from tests.remote.conftest import signing_in
 from tests.remote.faults import Faulty
 from tests.sites import KINDS, Site
-from tests.tokens import claims_of
+from tests.tokens import cache_of, claims_of
 
 ANN = claims_of("ann")
 WHO = {
@@ -31,6 +32,7 @@ WHO_ELSE = {
     "another iss with the sid": {"iss": "https://another.example", "sid": "a-session"},
     "another iss with the sub": {"iss": "https://another.example", "sub": ANN["sub"]},
     "another's sub with the sid": {"iss": ANN["iss"], "sub": "sub-of-bob", "sid": "a-session"},
+    "another sid with the sub": {"iss": ANN["iss"], "sub": ANN["sub"], "sid": "another"},
     "another tid with the oid": {"oid": ANN["oid"], "tid": "another"},
     "sub as sid": {"sid": ANN["sub"]},
 }
@@ -124,6 +126,47 @@ class TestEndSessions:
         assert (ended.complete, ended.left) == (False, ("accounts",))
         assert site.store.open_rows() == 1
 
+    def test_every_user_within_one_session_of_the_provider_loses_their_accounts(self, either_door):
+        """Where all users share one token cache, there is no key that tells them apart."""
+        cache = SerializableTokenCache()
+        cache.deserialize(cache_of(claims_of("ann"), claims_of("bob")))
+        site = either_door.build(caches=Shared(cache))
+        for name in ("ann", "bob"):
+            site.sign_in(signing_in(name), cache=False)
+        site.logout.end_sessions(sid="a-session")
+        assert not list(cache.search(cache.CredentialType.ACCOUNT))
+
+    def test_every_session_loses_its_own_token_cache(self, either_door):
+        """And an administrator who names the user only does not know under which keys they are."""
+        site = either_door
+        site.build(caches=InStore(site.store, cache_key=lambda claims: claims["nonce"]))
+        everybody = [signing_in("ann", "one"), signing_in("ann", "two")]
+        for claims in everybody:
+            site.sign_in(claims, cache=False)
+            assert site.store.replace(claims["nonce"], "", cache_of(claims).encode())
+        ended = site.logout.end_sessions(iss=ANN["iss"], sub=ANN["sub"])
+        assert (ended.sessions, ended.left, ended.removed["RefreshToken"]) == (2, (), 2)
+        assert [site.store.load(claims["nonce"]).data for claims in everybody] == [None, None]
+        again = site.logout.end_sessions(iss=ANN["iss"], sub=ANN["sub"])
+        assert (again.sessions, again.left) == (0, ())
+
+    def test_tokens_of_the_users_other_sessions_stay_where_one_is_named_that_is_unknown(self, either_door):
+        site = either_door
+        site.build(caches=InStore(site.store, cache_key=lambda claims: claims["sub"]))
+        ann = site.sign_in(claims := signing_in("ann"), cache=False)
+        assert site.store.replace(ANN["sub"], "", cache_of(claims).encode())
+        ended = site.logout.end_sessions(iss=ANN["iss"], sub=ANN["sub"], sid="another")
+        assert (ended.sessions, ended.left) == (0, ())
+        assert site.store.load(ANN["sub"]).data
+        assert site.user(ann) == "sub-of-ann"
+
+    def test_tokens_in_each_of_the_sessions_are_counted(self, server_side_site):
+        site = server_side_site.build(caches=InSession("tokens"))
+        site.does["acquire"] = lambda session: session.update(tokens=cache_of(claims_of("ann")))
+        for _ in range(2):
+            site.sign_in(signing_in("ann"), cache=False).get("/does/acquire")
+        assert site.logout.end_sessions(sid="a-session").removed["RefreshToken"] == 2
+
     def test_tokens_in_the_sessions_go_with_them(self, server_side_site):
         site = server_side_site.build(caches=InSession("tokens"))
         site.sign_in(signing_in("ann"), cache=False)
@@ -145,6 +188,28 @@ class TestOtherSessions:
         assert site.user(bob) == "sub-of-bob"
         # The token cache is kept per user: it is empty for both, and the other must ask for tokens anew.
         assert site.cache(claims) is None
+
+    def test_one_that_is_somebody_elses_by_now_goes_on(self, server_side_site):
+        site = server_side_site.build(other_sessions="end")
+        here, taken_over = site.sign_in(signing_in("ann")), site.sign_in(signing_in("ann", "another"))
+        bob = site.sign_in(signing_in("bob", "b"))
+
+        def record_of(browser):
+            return next(name for name in site.records if browser.cookies[site.cookie_name] in name)
+
+        # Bob signs in under the id of Ann's second session, at a place where no answer shows it.
+        site.records[record_of(taken_over)] = site.records[record_of(bob)]
+        assert here.get("/logout").status == 303
+        assert site.user(taken_over) == "sub-of-bob"
+
+    def test_those_that_cannot_be_looked_at_end_when_they_can(self, server_side_site):
+        site = server_side_site.build(other_sessions="end", wrap=Faulty)
+        here, elsewhere = site.sign_in(signing_in("ann")), site.sign_in(signing_in("ann", "another"))
+        site.session.away.add("load")
+        assert here.get("/logout").status == 503
+        site.session.away.clear()
+        site.tidy()
+        assert site.user(elsewhere) is None
 
 
 class TestSignedIn:

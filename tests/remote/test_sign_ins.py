@@ -205,6 +205,15 @@ class TestFirstSight:
         assert site.user(ann) is None
         assert site.user(site.sign_in(signing_in("ann"))) == "sub-of-ann"
 
+    def test_session_that_was_ended_before_it_was_seen_is_refused_though_the_providers_clock_is_ahead(
+        self, site
+    ):
+        site.build()
+        ann = site.sign_in(signing_in("ann", ahead_seconds=600))
+        logout, ann.site = site.worker(store=MemoryStore())
+        logout.end_sessions(iss=ISS, sid="a-session")
+        assert site.user(ann) is None
+
     def test_what_is_met_of_a_session_that_ended_before_it_was_seen_is_cleared(self, from_before):
         """Nobody knew of its record or its tokens when it was ended by its `sid`."""
         site, ann = from_before
@@ -362,6 +371,23 @@ class TestSessionState:
         assert browser.user() == "sub-of-ann"
         site.front_channel(sid="the attacker's session")
         assert browser.user() == "sub-of-ann"
+
+    def test_crafted_link_adds_nothing_to_what_is_learnt_of_a_victim_whose_id_token_is_refreshed(
+        self, site, browser
+    ):
+        self.comes_back(browser, "query", session_state="the victim's session")
+        assert browser.user() == "sub-of-ann"
+        refreshed = signing_in("ann")
+        del refreshed["sid"]
+        site.does["refresh"] = writes(refreshed)
+
+        link = urlencode({**dict(self.ANSWER), "session_state": "the attacker's session"})
+        browser.request("GET", f"/does/refresh?{link}", initiator="https://evil.example/")
+
+        site.front_channel(sid="the attacker's session")
+        assert browser.user() == "sub-of-ann"
+        site.front_channel(sid="the victim's session")
+        assert browser.user() is None
 
     def test_exchange_that_was_led_elsewhere_is_not_carried_into_a_sign_in(self, site, browser):
         """The attacker's page closes the window before the redirect's target is loaded."""

@@ -46,6 +46,10 @@ def whose(site, cookie_header):
         'a="b; {name}={dead}',
         '"{name}={dead}',
         "; ".join(["{name}=x"] * 9 + ["{name}={dead}"]),
+        "{name}={dead},\xa0",
+        "{name}={dead},\x85",
+        "{name}={dead},\x1c; a=b",
+        "{name}=\x0c{dead},\x0c",
     ],
 )
 def test_stolen_cookie_is_refused_however_it_is_written(signed_out, header):
@@ -56,7 +60,16 @@ def test_stolen_cookie_is_refused_however_it_is_written(signed_out, header):
     )
 
 
-PIECES = st.sampled_from(['"', "\\", ";", "=", " ", "\t", "NAME", "START", "END", "DEAD", "x", ","])
+@pytest.mark.parametrize("header", ['a=1; {name}="x; b=2; {name}=y', "a=1; " + "; ".join(["{name}=x"] * 9)])
+def test_app_sees_no_cookie_of_a_header_that_no_browser_sends(signed_out, header):
+    site, _ = signed_out
+    answer = site.door.call("GET", "/echo", [("cookie", header.format(name=site.cookie_name))], b"")
+    assert json.loads(answer.body)["cookies"] == []
+
+
+PIECES = st.sampled_from(
+    ['"', "\\", ";", "=", " ", "\t", "NAME", "START", "END", "DEAD", "x", ",", "\xa0", "\x85", "\x1c", "\x0c"]
+)
 
 
 @settings(max_examples=150, deadline=None)

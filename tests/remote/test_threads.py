@@ -13,6 +13,7 @@ from msal_logout_middleware import upkeep, wsgi
 from msal_logout_middleware._drive import run_beside_loop, settle
 from msal_logout_middleware.marks import HeldMarks, Unmarked
 from msal_logout_middleware.stores import Ending, Mark, Marks
+from tests.doors import Browser, WsgiDoor
 from tests.remote.conftest import signing_in
 from tests.remote.faults import Faulty
 from tests.sites import KINDS, Site
@@ -24,6 +25,42 @@ def threads_take_turns_often():
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(interval)
+
+
+class Meeting:
+    """A store whose first two callers of `get` both have their answer before either goes on."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.left = 2
+        self.barrier = threading.Barrier(2, timeout=60)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def get(self, handle):
+        found = self.inner.get(handle)
+        if self.left:
+            self.left -= 1
+            self.barrier.wait()
+        return found
+
+
+def test_session_that_two_requests_meet_for_the_first_time_at_once_is_one():
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"])
+    site.store = Meeting(site.store)
+    site.build()
+    claims = signing_in("ann")
+    browser = Browser(WsgiDoor(site.app.wsgi_app))  # before the middleware was there
+    site.sign_in(claims, browser=browser)
+    browser.site = site.door
+    first = site.copy(browser)
+    at_once(*(lambda: site.user(site.copy(browser)) for _ in range(2)))
+    site.does["refresh"] = lambda session: session.update(user=claims | {"iat": claims["iat"] + 5})
+    assert browser.get("/does/refresh").status == 200
+    assert site.user(browser) == "sub-of-ann"
+    assert browser.get("/logout").status == 303
+    assert site.user(first) is None
 
 
 def at_once(*functions):

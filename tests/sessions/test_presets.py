@@ -30,9 +30,11 @@ NOT_CLAIMS = [
 
 @pytest.fixture(autouse=True)
 def _nothing_told_yet() -> Iterator[None]:
-    presets._tell_once.cache_clear()
+    for tell in (presets._tell_once, presets._tell_of_other_place):
+        tell.cache_clear()
     yield
-    presets._tell_once.cache_clear()
+    for tell in (presets._tell_once, presets._tell_of_other_place):
+        tell.cache_clear()
 
 
 @pytest.mark.parametrize("key", ["_logged_in_user", "user", "id_token_claims"])
@@ -84,6 +86,27 @@ def test_what_lacks_issuer_or_subject_is_nobody_and_is_told_once(
     assert record.levelno == logging.ERROR
     assert "claims=" in record.getMessage()
     assert "ada" not in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("contents", "argument"),
+    [
+        ({"account": ADA}, "claims='account'"),
+        ({"tokens": {"id_token_claims": ADA}}, "claims=lambda session: session.get('tokens'"),
+    ],
+)
+def test_claims_under_another_name_are_told_once_with_the_argument_to_give(
+    contents: Mapping[str, Any], argument: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    find = claims_finder(None)
+    assert find(contents) is None
+    assert find(contents) is None
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert argument in record.getMessage()
+    assert ADA["sub"] not in record.getMessage()
+    given = eval(record.getMessage().partition("claims=")[2].removesuffix("."))
+    assert claims_finder(given)(contents) == ADA
 
 
 @pytest.mark.parametrize("at", [None, "user", lambda contents: contents.get("user")])

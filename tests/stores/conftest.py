@@ -1,10 +1,25 @@
-"""A database server of each kind for the tests of one pytest process, started when the first of them needs it."""
+"""The servers that the tests of this folder share; each test has a prefix of its own."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
 
-from .servers import MariaDB, PostgreSQL, find_mariadb
+from .databases import MariaDB, PostgreSQL, find_mariadb
+from .servers import Server, clustered, serving
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Server]:
+    with clustered() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

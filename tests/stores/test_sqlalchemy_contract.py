@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from msal_logout_middleware.stores.encryption import Encryption
 from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore
-from msal_logout_middleware.testing.store_contract import Clock, StoreContract
+from msal_logout_middleware.testing.store_contract import Clock, StoreContract, TokenCacheRowsContract
 
-from .servers import MariaDB, PostgreSQL, Server
+from .databases import Database, MariaDB, PostgreSQL
 
 
 @pytest.fixture
@@ -17,9 +18,9 @@ def options(clock: Clock) -> dict[str, Any]:
     return {"clock": clock, "timeout_seconds": 60}
 
 
-def emptied(server: Server, driver: str) -> str:
-    server.empty("msal_logout_")
-    return server.url(driver)
+def emptied(database: Database, driver: str) -> str:
+    database.empty("msal_logout_")
+    return database.url(driver)
 
 
 class TestSQLite(StoreContract):
@@ -78,3 +79,48 @@ class TestAsyncmy(StoreContract):
         store = SQLAlchemyStore(emptied(mariadb, "asyncmy"), **options)
         yield store
         await store.close()
+
+
+class TestRowsOfSQLite(TokenCacheRowsContract):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path, options: dict[str, Any]):
+        stores = []
+
+        def open_store(encryption: Encryption | None) -> SQLAlchemyStore:
+            url = f"sqlite:///{tmp_path}/logout.db"
+            stores.append(SQLAlchemyStore(url, encryption=encryption, **options))
+            return stores[-1]
+
+        yield open_store
+        for store in stores:
+            store.close()
+
+
+class TestRowsOfAsyncpg(TokenCacheRowsContract):
+    @pytest.fixture
+    async def open_store(self, postgresql: PostgreSQL, options: dict[str, Any]):
+        url = emptied(postgresql, "asyncpg")
+        stores = []
+
+        def open_store(encryption: Encryption | None) -> SQLAlchemyStore:
+            stores.append(SQLAlchemyStore(url, encryption=encryption, **options))
+            return stores[-1]
+
+        yield open_store
+        for store in stores:
+            await store.close()
+
+
+class TestRowsOfPyMySQL(TokenCacheRowsContract):
+    @pytest.fixture
+    def open_store(self, mariadb: MariaDB, options: dict[str, Any]):
+        url = emptied(mariadb, "pymysql")
+        stores = []
+
+        def open_store(encryption: Encryption | None) -> SQLAlchemyStore:
+            stores.append(SQLAlchemyStore(url, encryption=encryption, **options))
+            return stores[-1]
+
+        yield open_store
+        for store in stores:
+            store.close()

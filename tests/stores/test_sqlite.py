@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -763,4 +764,14 @@ def test_what_a_sign_out_removed_is_not_on_disk_once_its_journal_is_cleared(tmp_
     store.replace("ann", store.load("ann").version, None)
     store.finish(row)
     assert b"live-credential" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    store.close()
+
+
+def test_what_finds_nobody_waits_for_no_writer(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "logout.db", busy_timeout_seconds=0.01)
+    store.sweep()
+    with closing(sqlite3.connect(store.path)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert store.end(Ending(found_by=("nobody's",), work=b"work")) == (True, None, 0, ())
+        writer.rollback()
     store.close()

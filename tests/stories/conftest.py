@@ -178,7 +178,7 @@ class Story:
         """Which of some texts stand, at least in part, anywhere in the files below the directory."""
         contents = [path.read_bytes() for path in self.directory.rglob("*") if path.is_file()]
         return {
-            text for text in texts if any(part in content for part in _parts(text) for content in contents)
+            text for text in texts if any(part in content for part in parts_of(text) for content in contents)
         }
 
     def assert_signed_out(self, browser, user, known):
@@ -221,7 +221,7 @@ def tokens_in(cache):
     return {entry["secret"] for kind in kinds for entry in json.loads(cache)[kind].values()}
 
 
-def _parts(text):
+def parts_of(text):
     """Pieces of a text: SQLite spreads a long one over pages. Of a JWT the signature, which no other has."""
     whole = text.rpartition(".")[2].encode()
     return [whole[i : i + 32] for i in range(0, len(whole), 32) if i == 0 or len(whole) >= i + 32]

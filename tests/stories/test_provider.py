@@ -95,6 +95,10 @@ def test_url_that_is_too_long_for_entra_is_refused_where_the_limit_is_set_too_hi
     assert len(provider.sessions(alice)) == 1
 
 
+# What a worker needs for logout tokens it fetches when it starts.
+NOTHING_IS_FETCHED_BEFORE = {"back_channel_path": None}
+
+
 def gone(provider):
     provider.gone()
 
@@ -111,7 +115,7 @@ def slow(provider):
 @pytest.mark.parametrize("happens", [gone, fails, slow])
 def test_provider_that_cannot_be_asked_changes_nothing_here(tell, provider, alice, kind, happens, caplog):
     """The app signed in before; only the middleware has yet to discover where to sign out."""
-    story = tell(kind, "entra").serve(timeout_seconds=0.1)
+    story = tell(kind, "entra").serve(timeout_seconds=0.1, **NOTHING_IS_FETCHED_BEFORE)
     browser = story.sign_in(alice)
     known = story.known_of(browser)
     happens(provider)
@@ -131,7 +135,8 @@ def test_provider_that_cannot_be_asked_changes_nothing_here(tell, provider, alic
 
 @KINDS
 def test_browser_goes_to_the_landing_page_where_the_provider_cannot_be_asked(tell, provider, alice, kind):
-    story = tell(kind, "entra").serve(timeout_seconds=0.1, landing_page="/?signed-out")
+    options = {"landing_page": "/?signed-out", **NOTHING_IS_FETCHED_BEFORE}
+    story = tell(kind, "entra").serve(timeout_seconds=0.1, **options)
     browser = story.sign_in(alice)
     provider.fail(500, "discovery")
 

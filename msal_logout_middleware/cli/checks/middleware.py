@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -51,6 +52,9 @@ def check_lifetime(found: Sequence[Layer] | None, *, lifetime_seconds: float) ->
     """
     check = "session-lifetime"
     limits = [limit for layer in found or () if (limit := _limit_seconds(layer)) is not None]
+    if any(limit == math.inf for limit in limits):
+        to_do = "give the session middleware a max_age: without one a copy of a cookie outlives every mark"
+        return Finding(check, "error", "the cookies of sessions are good for ever", to_do)
     if not limits:
         return Finding(check, "skipped", "the app does not tell how long its sessions live")
     longest = max(limits)
@@ -74,6 +78,8 @@ def _limit_seconds(layer: Layer) -> float | None:
         limit = given.get(name, parameters[name].default if name in parameters else None)
         if isinstance(limit, timedelta):
             return limit.total_seconds()
+        if limit is None and name == "max_age" and name in parameters:
+            return math.inf
         if isinstance(limit, (int, float)) and limit > 0:
             return float(limit)
     return None

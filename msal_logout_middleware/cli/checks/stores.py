@@ -107,10 +107,27 @@ def check_token_caches(caches: TokenCaches, said: Sequence[Workers], *, server_s
         return Finding(
             check, "warning", seen, "keep them in the store: leave out caches=, and use token_cache()"
         )
+    if not getattr(caches, "guarded", False):
+        seen = (
+            f"{type(caches).__name__} cannot refuse what is saved late: it is removed again when the request returns,"
+            " but what a background job saves after a sign-out stays"
+        )
+        return Finding(check, "warning", seen, "to be sure, leave out caches= and use token_cache()")
     return Finding(check, "ok", "a sign-out reaches every token cache")
 
 
-def unusable_file(store: Store) -> str | None:
+def out_of_reach(store: object) -> str | None:
+    """Say why a command must not touch a store; `None` if it may."""
+    if isinstance(store, MemoryStore):
+        return (
+            "this Logout keeps everything in a MemoryStore, in the memory of the app's own process, which no command"
+            " can reach; use SQLiteStore"
+        )
+    unusable = unusable_file(store)
+    return None if unusable is None else f"{unusable}; run this command as the app's user and in its folder"
+
+
+def unusable_file(store: object) -> str | None:
     """Say why this process must not touch the store's file; `None` if it may.
 
     A file that this command made would be another user's, or in another folder, than the app's.

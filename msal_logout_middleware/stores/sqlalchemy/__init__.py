@@ -31,9 +31,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..._drive import MaybeAwaitable, run, settle
 from ...errors import StoreError
-from .. import Ended, Ending, JournalRow, Loaded, Marks, SessionRecord
+from .. import Ended, Ending, JournalRow, Loaded, Marks, Rows, SessionRecord
 from .._feed import Answer, Feed, Messages, Tip
 from .._times import REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
+from ..encryption import Encryption, opened, protected
 from ._errors import NO_TABLES, Fault, fault, name_of
 from ._listening import Asyncpg, AsyncPsycopg, Psycopg, can_listen
 from ._operations import Operations, Pending
@@ -75,6 +76,7 @@ class SQLAlchemyStore:
         removed_row_seconds: How long a removed token cache is remembered, so that a save by a request that began
             before the removal fails. Longer than the longest request.
         create_tables: Whether the tables are made at the first use, where they are not there.
+        encryption: Encrypts token caches in the database; they stand there in clear otherwise.
 
     Raises:
         ValueError: An argument is none of these, or the database is in memory, where workers cannot share it.
@@ -94,6 +96,7 @@ class SQLAlchemyStore:
         token_cache_lifetime_seconds: float = TOKEN_CACHE_LIFETIME_SECONDS,
         removed_row_seconds: float = REMOVED_ROW_SECONDS,
         create_tables: bool = True,
+        encryption: Encryption | None = None,
     ) -> None:
         tables = Tables(prefix)
         if not 0 < (beat_seconds or bound_seconds / 4) < bound_seconds:
@@ -135,6 +138,7 @@ class SQLAlchemyStore:
             notifies=name == "postgresql",
         )
         self._clock = clock
+        self.encryption = encryption
         # SQLite's transactions are begun by hand, since its drivers begin them too late.
         transactions = _AUTOCOMMIT if name == "sqlite" else {} if self._is_own else _READ_COMMITTED
         # What is one statement needs no more, where to say so costs no round trip.
@@ -144,7 +148,7 @@ class SQLAlchemyStore:
         beat = (
             beat_seconds if self._listens or beat_seconds else min(_POLLING_BEAT_SECONDS, bound_seconds / 4)
         )
-        self._feed = Feed(_Source(self), bound_seconds=bound_seconds, beat_seconds=beat)
+        self._feed = Feed(_Source(self), bound_seconds=bound_seconds, beat_seconds=beat, wall_clock=clock)
         self._start()
         _stores.add(self)
 
@@ -158,12 +162,29 @@ class SQLAlchemyStore:
 
     def load(self, key: str) -> MaybeAwaitable[Loaded]:
         """Return the token cache under a key; one that was never there has the version `""`."""
-        return self._look(partial(self._operations.load, key=_hidden(key)))
+        return self._driven(self._load(_hidden(key)))
+
+    async def _load(self, row: str) -> Loaded:
+        return opened(self.encryption, row, await settle(self.load_row(row)))
 
     def replace(self, key: str, expected: str, data: bytes | None) -> MaybeAwaitable[bool]:
         """Write a token cache (`None`: remove it) if its version is still the expected one."""
-        replace = partial(self._operations.replace, key=_hidden(key), expected=expected, data=data)
+        row = _hidden(key)
+        data = protected(self.encryption, row, data)
+        replace = partial(self._operations.replace, row=row, expected=expected, data=data)
         return self._do(self._statements, replace, sweeps=True)
+
+    def rows(self, after: str | None = None, *, limit: int) -> MaybeAwaitable[Rows]:
+        """Return some rows that have a token cache, in the order of their names: the keys' SHA-256."""
+        return self._look(partial(self._operations.rows, after=after or "", limit=_positive(limit)))
+
+    def load_row(self, row: str) -> MaybeAwaitable[Loaded]:
+        """Return what stands in a row, as it stands there."""
+        return self._look(partial(self._operations.load, row=row))
+
+    def replace_row(self, row: str, expected: str, data: bytes) -> MaybeAwaitable[bool]:
+        """Write what is to stand in a row, as it is, if its version is still the expected one."""
+        return self._look(partial(self._operations.replace_row, row=row, expected=expected, data=data))
 
     # The session index
 

@@ -13,7 +13,6 @@ from .._feed import News
 from ._operations import news_in
 
 _OLDEST_PSYCOPG = (3, 2)  # `notifies` waits for a limited time
-_LONGEST_WAIT_SECONDS = 0.25  # of a thread, which looks whether it is to stop in between
 
 
 def can_listen(engine: Engine) -> bool:
@@ -46,8 +45,7 @@ class Psycopg:
     def next(self, timeout_seconds: float) -> News | None:
         """Return the next message; `None` if there is none in time."""
         if not self._heard:
-            seconds = min(timeout_seconds, _LONGEST_WAIT_SECONDS)
-            self._heard.extend(self._connection.notifies(timeout=seconds, stop_after=1))
+            self._heard.extend(self._connection.notifies(timeout=timeout_seconds, stop_after=1))
         return news_in(self._heard.popleft().payload) if self._heard else None
 
     def close(self) -> None:

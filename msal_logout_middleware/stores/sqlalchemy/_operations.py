@@ -45,7 +45,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ...errors import StoreError
-from .. import Ended, Ending, JournalRow, Jti, Loaded, Mark, SessionRecord
+from .. import Ended, Ending, JournalRow, Jti, Loaded, Mark, Rows, SessionRecord
 from .._feed import Answer, News, Tip
 from .._times import CLOCK_STEP_SECONDS
 from ._tables import SCHEMA_VERSION, Tables, migration
@@ -251,30 +251,45 @@ class Operations:
 
     # Token caches
 
-    def load(self, db: Connection, key: str) -> Loaded:
-        """Return the token cache under a key."""
-        found = db.execute(self._say.load, {"name": key, "now": self._clock()}).first()
+    def load(self, db: Connection, row: str) -> Loaded:
+        """Return the token cache in a row."""
+        found = db.execute(self._say.load, {"name": row, "now": self._clock()}).first()
         return Loaded(_bytes(found.data), found.version) if found else Loaded(None, "")
 
-    def replace(self, db: Connection, key: str, expected: str, data: bytes | None) -> bool:
+    def replace(self, db: Connection, row: str, expected: str, data: bytes | None) -> bool:
         """Write a token cache, in one statement that looks at the version itself."""
         now = self._clock()
-        row = {
+        new = {
             "data": data,
             "version": secrets.token_hex(16),
             "expires_at": now + (self._removed_row if data is None else self._token_cache_lifetime),
         }
-        seen = {"name": key, "now": now}
+        seen = {"name": row, "now": now}
         if expected:
-            return _count(db, self._say.replace, {**seen, "expected": expected, **row}) == 1
+            return _count(db, self._say.replace, {**seen, "expected": expected, **new}) == 1
         # The row that has expired first: whoever had lost the race to insert would hold a lock that others wait for.
-        if _count(db, self._say.revive, {**seen, **row}) == 1:
+        if _count(db, self._say.revive, {**seen, **new}) == 1:
             return True
         try:
-            db.execute(insert(self._tables.token_caches), {"key": key, **row})
+            db.execute(insert(self._tables.token_caches), {"key": row, **new})
         except IntegrityError:
             return False
         return True
+
+    def rows(self, db: Connection, after: str, limit: int) -> Rows:
+        """Return some rows that have a token cache, in the order of their names."""
+        caches = self._tables.token_caches.c
+        found = select(caches.key).where(
+            caches.key > after, caches.data.is_not(None), caches.expires_at > self._clock()
+        )
+        names = list(db.execute(found.order_by(caches.key).limit(limit)).scalars())
+        return Rows(names, names[-1] if len(names) == limit else None)
+
+    def replace_row(self, db: Connection, row: str, expected: str, data: bytes) -> bool:
+        """Write what is to stand in a row that has a token cache."""
+        seen = {"name": row, "now": self._clock(), "expected": expected}
+        change = self._say.replace.where(self._tables.token_caches.c.data.is_not(None))
+        return _count(db, change, {**seen, "data": data, "version": secrets.token_hex(16)}) == 1
 
     # The session index
 
@@ -352,8 +367,14 @@ class Operations:
 
     def end(self, db: Connection, pending: Pending) -> Done:
         """End sessions: marks, journal and `jti` in one transaction. Every ending is committed here."""
+        ending = pending.ending
+        is_vague = not (ending.handles or ending.sessions or ending.keys or ending.jti)
+        if is_vague and not pending.done and not self._found(db, ending):
+            # Anybody may ask for a `sid` that nobody has: that must not hold others up.
+            _, tip = self._state(db)
+            return Done(Ended(claimed=True, row=None, sequence=tip.sequence), None)
         self._alone(db)
-        now, ending = self._clock(), pending.ending
+        now = self._clock()
         epoch, tip = self._state(db)
         if pending.done and self._has_committed(db, pending, tip):
             return pending.done
@@ -528,6 +549,7 @@ class Operations:
     def ask(self, db: Connection, known: Tip | None, cursor: int | None, limit: int) -> Answer:
         """Return the last ending, whether the store has the one that the worker knows, and the marks since a cursor."""
         asked = _known(known or Tip(-1, ""))
+        rows: Sequence[Any]
         if cursor is None:
             rows = db.execute(self._say.ask, asked).all()
         else:

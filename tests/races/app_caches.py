@@ -1,0 +1,172 @@
+"""Rounds of the race between silent calls and a logout, over caches that cannot refuse a late save.
+
+One round: a user signs in; the workers' requests and the logout begin at the same moment, and nobody waits for anybody
+until all are done. What is then in the token cache?
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.synchronize import Barrier as ProcessBarrier
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msal
+from cachelib import FileSystemCache
+
+from msal_logout_middleware._drive import run, settle
+from msal_logout_middleware.app_cache import InAppCache
+from msal_logout_middleware.caches import InStore, TokenCaches, home_account_id
+from msal_logout_middleware.stores.sqlite import SQLiteStore
+from msal_logout_middleware.token_cache import StoredTokenCache
+
+from .token_endpoint import ANA, Endpoint, silent
+
+KEY = ANA.home_account_id
+LONG_SECONDS = 60
+
+Barrier = threading.Barrier | ProcessBarrier
+How = Literal["removed once", "removed again when the requests return", "refused by compare-and-swap"]
+
+
+class Place(Protocol):
+    """Where the app keeps the token cache of a round."""
+
+    caches: TokenCaches
+
+    def request(self, endpoint: Endpoint) -> None:
+        """What a request does: load, ask for a token, save."""
+
+    def sign_in(self, endpoint: Endpoint) -> None: ...
+
+    def has_tokens(self) -> bool: ...
+
+
+class InFiles:
+    """The load and save that samples show, over a cachelib cache in files, which processes share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cache = FileSystemCache(str(folder / "cachelib"), threshold=0)
+        self.caches: TokenCaches = InAppCache(self.cache, cache_key=home_account_id)
+
+    def request(self, endpoint: Endpoint) -> None:
+        cache = msal.SerializableTokenCache()
+        held = self.cache.get(KEY)
+        if held:
+            cache.deserialize(held)
+        silent(endpoint.app(cache), ANA, force_refresh=True)
+        if cache.has_state_changed:
+            self.cache.set(KEY, cache.serialize())
+
+    def sign_in(self, endpoint: Endpoint) -> None:
+        cache = msal.SerializableTokenCache()
+        endpoint.sign_in(cache, ANA)
+        self.cache.set(KEY, cache.serialize())
+
+    def has_tokens(self) -> bool:
+        return self.cache.get(KEY) is not None
+
+
+class InSQLite:
+    """Our token cache, over our store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = SQLiteStore(folder / "logout.db", busy_timeout_seconds=LONG_SECONDS)
+        self.caches: TokenCaches = InStore(self.store)
+
+    def request(self, endpoint: Endpoint) -> None:
+        with StoredTokenCache(self.store, key=KEY) as cache:
+            silent(endpoint.app(cache), ANA, force_refresh=True)
+
+    def sign_in(self, endpoint: Endpoint) -> None:
+        with StoredTokenCache(self.store) as cache:
+            endpoint.sign_in(cache, ANA)
+
+    def has_tokens(self) -> bool:
+        return self.store.load(KEY).data is not None
+
+
+@dataclass(frozen=True)
+class Race:
+    """Which race is run.
+
+    Args:
+        how: What is done against what comes late.
+        rounds: How often.
+        workers: How many requests at the same time.
+        longest_answer_seconds: How long the provider takes, at most; each answer of a round takes another time.
+    """
+
+    how: How
+    rounds: int
+    workers: int = 3
+    longest_answer_seconds: float = 0.004
+
+    def place(self, folder: Path) -> Place:
+        return InSQLite(folder) if self.how == "refused by compare-and-swap" else InFiles(folder)
+
+
+def work(race: Race, number: int, folder: Path, barrier: Barrier) -> None:
+    """What one worker does, in a thread or a process: one request in each round, as the gate leads it."""
+    try:
+        place = race.place(folder)
+        for turn in range(race.rounds):
+            share = (turn * race.workers + number) % 17 / 16
+            endpoint = Endpoint(
+                partial(_answer_after, share * race.longest_answer_seconds), f"worker{number}-{turn}-"
+            )
+            barrier.wait(LONG_SECONDS)  # signed in
+            place.request(endpoint)
+            if race.how == "removed again when the requests return":
+                remove(place)
+            barrier.wait(LONG_SECONDS)  # all requests have returned, and so has the logout
+            barrier.wait(LONG_SECONDS)  # counted
+    except BaseException:
+        barrier.abort()
+        raise
+
+
+def lead(race: Race, folder: Path, barrier: Barrier) -> int:
+    """Sign in and out in step with the workers; return in how many rounds tokens are there at the end."""
+    place = race.place(folder)
+    came_back = 0
+    for turn in range(race.rounds):
+        place.sign_in(Endpoint(prefix=f"sign-in{turn}-"))
+        barrier.wait(LONG_SECONDS)
+        remove(place)
+        barrier.wait(LONG_SECONDS)
+        came_back += place.has_tokens()
+        remove(place)
+        barrier.wait(LONG_SECONDS)
+    return came_back
+
+
+def remove(place: Place) -> None:
+    async def flow() -> Any:
+        return await settle(place.caches.remove_accounts(ANA.claims, None))
+
+    run(flow())
+
+
+def _answer_after(seconds: float, _grant: str) -> None:
+    """The provider's time: what the race is about, and not a wait for anybody."""
+    time.sleep(seconds)
+
+
+def in_workers(race: Race, folder: Path, barrier: Barrier, start: Callable[..., Any]) -> int:
+    """Run a race between threads or processes."""
+    workers = [start(target=work, args=(race, number, folder, barrier)) for number in range(race.workers)]
+    for worker in workers:
+        worker.start()
+    try:
+        return lead(race, folder, barrier)
+    except BaseException:
+        barrier.abort()
+        raise
+    finally:
+        for worker in workers:
+            worker.join(LONG_SECONDS)
