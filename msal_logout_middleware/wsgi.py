@@ -27,6 +27,7 @@ logger = logging.getLogger("msal_logout_middleware")
 
 _WORLD = BlockingWorld()
 _NOT_REMEMBERED = ("", Visit())
+_MAXIMUM_LAYERS = 20
 
 
 class LogoutMiddleware:
@@ -54,8 +55,13 @@ class LogoutMiddleware:
         self._upkeep = _Upkeep(logout)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer what is ours; hand everything else to the app, behind the gate."""
+        """Answer what is ours; hand everything else to the app, behind the gate.
+
+        Raises:
+            RuntimeError: The app is one that calls this middleware, so that no request would have an end.
+        """
         if not self._upkeep.runs:
+            self._check_app()
             self._upkeep.start()
         visit = self._gate.nobody
         cookie_header = environ.get("HTTP_COOKIE")
@@ -74,6 +80,17 @@ class LogoutMiddleware:
         if visit.unsure:
             return _send(pages.unavailable(), start_response)
         return self._pass(environ, start_response, visit)
+
+    def _check_app(self) -> None:
+        inner = getattr(self.app, "wsgi_app", None)
+        for _ in range(_MAXIMUM_LAYERS):
+            if inner is self:
+                name = type(self.app).__name__
+                raise RuntimeError(
+                    f"LogoutMiddleware wraps the {name} app itself, which calls it again: "
+                    "app.wsgi_app = LogoutMiddleware(app.wsgi_app, logout)"
+                )
+            inner = getattr(inner, "app", None)
 
     # The gate
 

@@ -5,6 +5,7 @@ from io import BytesIO
 
 import pytest
 from flask import Flask, session
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from msal_logout_middleware import Logout, Provider
 from msal_logout_middleware.sessions.flask import FlaskSession
@@ -110,3 +111,13 @@ class TestAppView:
         middleware, headers = make(app, app_view=True)
         WsgiDoor(middleware).call("GET", "/logout", headers, b"")
         assert closed == [True]
+
+
+def test_app_that_calls_the_middleware_around_it_is_told_what_to_wrap():
+    app = Flask("x")
+    app.secret_key = SECRET
+    middleware, _ = make(app)
+    app.wsgi_app = ProxyFix(middleware)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"app\.wsgi_app = LogoutMiddleware\(app\.wsgi_app, logout\)"):
+            WsgiDoor(app).call("GET", "/", {}, b"")
