@@ -93,6 +93,35 @@ def test_mistake_is_told_at_construction(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("verify", "error", "message"),
+    [
+        (False, ValueError, "would let anybody on the network sign users out"),
+        ("/no/ca.pem", ValueError, "'/no/ca.pem' does not exist; give the path of a CA bundle"),
+        (None, TypeError, "must be True or the path of a CA bundle, not None"),
+        (1, TypeError, "must be True or the path"),
+    ],
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda verify: Provider.entra(TENANT, "app", verify=verify),
+        lambda verify: Provider.b2c("contoso", "B2C_1_x", "app", verify=verify),
+        lambda verify: Provider.discover("https://op.example", "app", verify=verify),
+        lambda verify: Provider.from_metadata({}, "app", verify=verify),
+    ],
+    ids=["entra", "b2c", "discover", "from_metadata"],
+)
+def test_certificates_are_verified_or_the_mistake_is_told(make, verify, error, message):
+    with pytest.raises(error, match=message):
+        make(verify)
+
+
+def test_ca_bundle_may_be_a_path_object(tmp_path):
+    (tmp_path / "ca.pem").touch()
+    Provider.discover("https://op.example", "app", verify=tmp_path / "ca.pem")
+
+
 def test_metadata_is_fetched_when_first_needed_and_then_held(server):
     provider = Provider.discover(server.url, "app")
     assert server.requests == 0
