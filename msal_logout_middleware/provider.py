@@ -63,7 +63,10 @@ class Provider:
 
     def __post_init__(self) -> None:
         if not self.client_id or not isinstance(self.client_id, str):
-            raise ValueError("client_id must be the application (client) id of the registration")
+            raise ValueError(
+                f"client_id={self.client_id!r} must be the application (client) id of the registration (is the "
+                "environment variable set?)"
+            )
 
     @classmethod
     def entra(
@@ -95,7 +98,7 @@ class Provider:
             raise ValueError(
                 f"tenant={tenant!r} must be a tenant id, a domain, 'common', 'organizations' or 'consumers'"
             )
-        if "." in client_id:
+        if isinstance(client_id, str) and "." in client_id:
             raise ValueError(
                 f"client_id={client_id!r} looks like a domain; the order is entra(tenant, client_id)"
             )
@@ -223,8 +226,11 @@ class Provider:
 
         Raises:
             ValueError: An endpoint is not https (or http on loopback), or the issuer is not a string.
+            TypeError: The metadata is not a mapping.
         """
         trusted = _checked_verify(verify)
+        if not isinstance(metadata, Mapping):
+            raise TypeError("metadata is a mapping; for a URL there is Provider.discover(url, client_id)")
         try:
             endpoints = _Endpoints(metadata=_checked(metadata), verify=trusted)
         except ProviderError as error:

@@ -64,6 +64,8 @@ def test_b2c_on_its_own_domain():
     ("make", "message"),
     [
         (lambda: Provider.entra(TENANT, ""), "client_id"),
+        (lambda: Provider.entra(TENANT, None), r"client_id=None .*is the environment variable set\?"),
+        (lambda: Provider.discover("https://op.example", None), "client_id=None"),
         (lambda: Provider.entra("a/b", "app"), "tenant"),
         (lambda: Provider.entra("", "app"), "tenant"),
         (lambda: Provider.entra("22222222-aaaa", "contoso.onmicrosoft.com"), "the order is"),
@@ -91,6 +93,11 @@ def test_b2c_on_its_own_domain():
 def test_mistake_is_told_at_construction(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_url_in_place_of_metadata_is_told_where_it_belongs():
+    with pytest.raises(TypeError, match=r"for a URL there is Provider\.discover"):
+        Provider.from_metadata("https://op.example", "app")
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,10 @@ async def check_store(store: Store) -> list[Finding]:
 def _lacks_folder(store: Store) -> bool:
     """Tell whether the folder of the store's file is missing, which the store itself tells best."""
     path = getattr(store, "path", None)
-    return isinstance(path, Path) and not path.parent.is_dir()
+    try:
+        return isinstance(path, Path) and not path.parent.is_dir()
+    except OSError:  # another user's, so it cannot be told
+        return False
 
 
 def _journal(rows: int) -> Finding:
