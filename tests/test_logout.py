@@ -10,6 +10,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 
 from msal_logout_middleware import Cookie, InSession, InStore, Logout, Provider, asgi, wsgi
+from msal_logout_middleware._drive import run
+from msal_logout_middleware.events import LogoutRefused
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores.memory import MemoryStore
@@ -149,6 +151,14 @@ def test_asynchronous_parts_are_refused_under_wsgi():
 def test_token_cache_that_a_sign_out_would_not_find_is_refused():
     with pytest.raises(ValueError, match="without caches="):
         make(caches=InSession()).token_cache({"sub": "ann"})
+
+
+def test_refusal_is_a_warning_the_first_time_that_a_worker_has_its_reason(caplog):
+    caplog.set_level("INFO")
+    config = make().configuration
+    for reason in ("no sid", "no sid", "aud is another", "no sid"):
+        run(config.tell(LogoutRefused("front-channel", reason)))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "WARNING", "INFO"]
 
 
 def test_token_cache_is_asked_for_with_claims_and_not_with_a_name():
