@@ -181,8 +181,8 @@ class Provider:
         """Return any OpenID provider; its metadata is fetched when it is first needed, and refreshed daily.
 
         Args:
-            url: MSAL's `authority` or `oidc_authority`, or the metadata's own URL (OpenID Connect Discovery
-                1.0, 4).
+            url: MSAL's `oidc_authority`, or AD FS's `authority`, or the metadata's own URL (OpenID Connect Discovery
+                1.0, 4). Entra ID's must end in `/v2.0`.
             client_id: The app's client id.
             tenants: The ids of the tenants whose users may sign in, where the issuer is one for each tenant (Entra
                 ID's `common`); `None`: any.
