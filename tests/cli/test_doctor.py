@@ -96,7 +96,7 @@ def test_app_without_a_mistake_is_well(good, provider):
         "back_channel_logout_uri": "https://shop.example.com/logout/back-channel",
     }
     assert told["found"] == {
-        "provider": "client id shop",
+        "provider": (f"client id shop, {provider.generic.oidc_authority}/.well-known/openid-configuration"),
         "session": "ASGISession, in the cookie",
         "cookies": "session (Path=/, SameSite=Lax, Secure, HttpOnly)",
         "token_caches": "InStore",
