@@ -324,7 +324,7 @@ def workers(own_server: Server, make: Callable[..., Any]) -> tuple[Any, Any]:
     return worker(own_server, make), worker(own_server, make)
 
 
-def worker(server: Server, make: Callable[..., Any], *, bound_seconds: float = 60) -> Any:
+def worker(server: Server, make: Callable[..., Any], *, bound_seconds: float = 600) -> Any:
     store = make(server.url, bound_seconds=bound_seconds)
     until(lambda: store.generation() is not None)
     return store
@@ -481,7 +481,7 @@ async def until_on_loop(condition: Callable[[], object]) -> None:
 def test_asynchronous_workers_hear_of_each_other(server: Server, prefix: str) -> None:
     async def story() -> None:
         async with asyncio_client(server) as first, asyncio_client(server) as second:
-            one, other = (RedisStore(each, prefix=prefix, bound_seconds=60) for each in (first, second))
+            one, other = (RedisStore(each, prefix=prefix, bound_seconds=600) for each in (first, second))
             await until_on_loop(lambda: one.generation() == other.generation() is not None)
             ended = await end(one, "h")
             await until_on_loop(hears(other, "h"))
@@ -512,11 +512,12 @@ def test_asynchronous_cluster_client_without_messages_hears_within_the_bound(
 
 def test_call_of_an_asyncio_client_waits_for_its_timeout_at_most(own_server: Server, prefix: str) -> None:
     async def story() -> None:
-        async with asyncio_client(own_server) as client:
+        async with asyncio_client(own_server, socket_timeout=None) as client:
             store = RedisStore(client, prefix=prefix, timeout_seconds=0.2, wait_seconds=0.1)
             assert await store.load("alice") == (None, "")
-            with own_server.paused(), pytest.raises(StoreError, match="did not answer in time"):
-                await store.end(DEAD)
+            async with asyncio.timeout(20):
+                with own_server.paused(), pytest.raises(StoreError, match="did not answer in time"):
+                    await store.end(DEAD)
             assert (await store.end(DEAD)).claimed
             await store.close()
 
