@@ -21,7 +21,7 @@ from msal_logout_middleware.testing.store_contract import Clock
 
 from ..stories.servers import until
 from .readers import Reader
-from .servers import Server, client, encrypting, new_prefix, serving
+from .servers import Server, client, encrypting, new_prefix, serving, watching
 
 EXPIRES_AT = 9e9
 DEAD = Ending(handles=("dead",), expires_at=EXPIRES_AT, work=b"work", lease_seconds=0)
@@ -571,16 +571,8 @@ def test_sign_out_that_too_few_replicas_have_is_not_finished_and_can_be_later(
         assert store.open_rows() == 1
     with serving("--replicaof", "127.0.0.1", str(own_server.port)) as server:
         until(lambda: server.admin.info("replication")["master_link_status"] == "up")
-        until(lambda: _finishes(store, ended.row))
+        until(lambda: answers(lambda: store.finish(ended.row) is None))
     assert store.open_rows() == 0
-
-
-def _finishes(store: Any, row: str) -> bool:
-    try:
-        store.finish(row)
-    except StoreError:
-        return False
-    return True
 
 
 def test_ending_without_work_that_too_few_replicas_have_is_an_error(
@@ -635,6 +627,36 @@ def test_replica_that_was_promoted_without_the_last_endings_is_read_anew(
     store._server._client.connection_pool.reset()
     end(store, "new")
     until(lambda: reader.look() == {"h", "new"})
+
+
+def test_sentinel_leads_to_the_primary_and_after_a_failover_to_the_new_one(
+    own_server: Server, replica: Server, make: Callable[..., Any]
+) -> None:
+    module = pytest.importorskip("redis.sentinel", reason="no client: install redis")
+    with watching(own_server) as port:
+        sentinel = module.Sentinel([("127.0.0.1", port)], socket_timeout=1)
+        until(lambda: answers(lambda: sentinel.discover_slaves("primary")))
+        with sentinel.master_for("primary", socket_timeout=1) as primary:
+            store = make(primary, bound_seconds=0.5)
+            reader = Reader(store)
+            end(store, "h")
+            assert reader.look() == {"h"}
+            tip = own_server.admin.hget(store._index[0], "tip")
+            until(lambda: replica.admin.hget(store._index[0], "tip") == tip)
+            own_server.stop()
+            until(lambda: answers(lambda: end(store, "h2")))
+            until(lambda: answers(lambda: reader.look() == {"h", "h2"} and store.generation() is not None))
+            store.close()
+        for client in sentinel.sentinels:
+            client.close()
+
+
+def answers(call: Callable[[], Any]) -> Any:
+    """Return what a call comes to; nothing, if there is nobody to answer."""
+    try:
+        return call()
+    except Exception:
+        return None
 
 
 # What a server may refuse
