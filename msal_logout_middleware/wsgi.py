@@ -58,8 +58,8 @@ class LogoutMiddleware:
         """Answer what is ours; hand everything else to the app, behind the gate.
 
         Raises:
-<<<<<<< HEAD
-            RuntimeError: Several processes serve the app, and each has a store of its own.
+            RuntimeError: Several processes serve the app, and each has a store of its own; or the app is one that
+                calls this middleware, so that no request would have an end.
         """
         if not self._upkeep.runs:
             if environ.get("wsgi.multiprocess") and getattr(self.logout.store, "one_process", False):
@@ -67,12 +67,7 @@ class LogoutMiddleware:
                     "several processes serve this app, and a MemoryStore is in one alone: who signs out at one would"
                     " stay signed in at the others. Use SQLiteStore, which all workers of a machine share"
                 )
-=======
-            RuntimeError: The app is one that calls this middleware, so that no request would have an end.
-        """
-        if not self._upkeep.runs:
             self._check_app()
->>>>>>> 50bb5b3a5dd7aff706400b7ffe8c765560b5e41a
             self._upkeep.start()
         visit = self._gate.nobody
         cookie_header = environ.get("HTTP_COOKIE")

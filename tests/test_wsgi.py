@@ -113,7 +113,6 @@ class TestAppView:
         assert closed == [True]
 
 
-<<<<<<< HEAD
 def test_memory_of_one_process_serves_no_app_of_several():
     middleware, headers = make()
     environ = {
@@ -125,7 +124,8 @@ def test_memory_of_one_process_serves_no_app_of_several():
     for _ in range(2):
         with pytest.raises(RuntimeError, match="Use SQLiteStore"):
             middleware(dict(environ), lambda *_: None)
-=======
+
+
 def test_app_that_calls_the_middleware_around_it_is_told_what_to_wrap():
     app = Flask("x")
     app.secret_key = SECRET
@@ -134,4 +134,3 @@ def test_app_that_calls_the_middleware_around_it_is_told_what_to_wrap():
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"app\.wsgi_app = LogoutMiddleware\(app\.wsgi_app, logout\)"):
             WsgiDoor(app).call("GET", "/", {}, b"")
->>>>>>> 50bb5b3a5dd7aff706400b7ffe8c765560b5e41a
