@@ -30,7 +30,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[flask,redis,starlette,testing]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[flask,redis,sql,starlette,testing]' --group dev
 	@touch $@
 
 demo: $(READY)

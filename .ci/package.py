@@ -20,8 +20,13 @@ from packaging.metadata import Metadata
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "msal_logout_middleware"
-MAY_NEED_AN_EXTRA = (f"{PACKAGE}.django_cache", f"{PACKAGE}.sessions.", f"{PACKAGE}.testing")
-EXTRAS = "cachelib,django,flask,redis,starlette,testing"
+MAY_NEED_AN_EXTRA = (
+    f"{PACKAGE}.django_cache",
+    f"{PACKAGE}.sessions.",
+    f"{PACKAGE}.stores.sqlalchemy",
+    f"{PACKAGE}.testing",
+)
+EXTRAS = "cachelib,django,flask,redis,sql,starlette,testing"
 
 IMPORT_ALL = f"""
 import importlib, pkgutil, sys

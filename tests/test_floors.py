@@ -67,6 +67,7 @@ EXTRAS: dict[str, set[str]] = {
     "django_cache": {"django"},
     "sessions.asgi": {"starlette", "starsessions"},
     "stores.redis": {"redis", "valkey"},
+    "stores.sqlalchemy": {"sqlalchemy"},
     "testing": {"cryptography", "jwt", "multipart", "pytest", "starlette", "trustme", "uvicorn"},
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from .databases import MariaDB, PostgreSQL, find_mariadb
 from .servers import Server, clustered, serving
 
 
@@ -19,3 +20,21 @@ def server() -> Iterator[Server]:
 def cluster() -> Iterator[Server]:
     with clustered() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    server = PostgreSQL()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    if find_mariadb() is None:
+        pytest.skip("no MariaDB: install mariadb-server")
+    server = MariaDB()
+    server.start()
+    yield server
+    server.remove()

@@ -8,6 +8,7 @@ import pytest
 
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.redis import RedisStore
+from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.testing.store_contract import Clock
 
@@ -21,7 +22,7 @@ def clock() -> Clock:
     return Clock(1000.0)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "sqlalchemy"])
 def make(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path):
     stores = []
 
@@ -31,6 +32,8 @@ def make(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path):
         elif request.param == "redis":
             url = request.getfixturevalue("server").url
             stores.append(RedisStore(url, prefix=new_prefix(), clock=clock, **options))
+        elif request.param == "sqlalchemy":
+            stores.append(SQLAlchemyStore(f"sqlite:///{tmp_path}/logout.db", clock=clock, **options))
         else:
             stores.append(SQLiteStore(tmp_path / "logout.db", clock=clock, **options))
         return stores[-1]
