@@ -1,5 +1,6 @@
 """A Flask app that signs in with `identity` and out completely: `flask --app examples.flask_minimal run`.
 
+Install it first, in a clone: `pip install ".[flask]" identity "flask-session[cachelib]"`.
 Set TENANT_ID, CLIENT_ID, CLIENT_SECRET and SECRET_KEY in the environment, and
 register http://localhost:5000/redirect and http://localhost:5000/ as its redirect URIs.
 """
@@ -7,6 +8,7 @@ register http://localhost:5000/redirect and http://localhost:5000/ as its redire
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from cachelib import FileSystemCache
@@ -18,6 +20,8 @@ from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.wsgi import LogoutMiddleware
 
+if missing := {"TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "SECRET_KEY"} - os.environ.keys():
+    sys.exit(f"set {', '.join(sorted(missing))} in the environment; the head of this file says more")
 TENANT_ID, CLIENT_ID = os.environ["TENANT_ID"], os.environ["CLIENT_ID"]
 
 app = Flask(__name__)
@@ -49,7 +53,7 @@ def me(*, context: dict[str, Any]) -> str:
 logout = Logout(
     provider=Provider.entra(TENANT_ID, CLIENT_ID),
     session=FlaskSession(app),
-    store=SQLiteStore("logout.db"),
+    store=SQLiteStore("flask_minimal.db"),
     caches=InSession("_token_cache"),
     post_logout_redirect_uri="http://localhost:5000/",
 )

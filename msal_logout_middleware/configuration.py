@@ -9,7 +9,7 @@ from typing import Literal
 
 from ._drive import settle
 from .caches import TokenCaches
-from .events import Event, LogoutFailed, SessionUnknowable, StoreUnreachable
+from .events import Event, LogoutFailed, LogoutRefused, SessionUnknowable, StoreUnreachable
 from .http import Cookie, Header
 from .logout_token import LogoutTokenRules
 from .marks import Unmarked
@@ -25,6 +25,7 @@ OnEvent = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
 OnStoreError = Literal["page", "redirect"]
 OtherSessions = Literal["keep", "end"]
 
+_REASONS_REMEMBERED = 100
 _ERRORS = (LogoutFailed, SessionUnknowable, StoreUnreachable)
 
 
@@ -60,6 +61,7 @@ class Configuration:
     session_lifetime_seconds: float
     on_event: OnEvent | None
     unmarked: Unmarked = field(default_factory=Unmarked, repr=False)
+    _refused: set[LogoutRefused] = field(default_factory=set, init=False, repr=False)
 
     @property
     def server_side(self) -> bool:
@@ -104,10 +106,21 @@ class Configuration:
 
     async def tell(self, event: Event) -> None:
         """Log an event and hand it to `on_event`, whose failures harm nobody."""
-        logger.log(logging.ERROR if isinstance(event, _ERRORS) else logging.INFO, "%s", event)
+        logger.log(self._level(event), "%s", event)
         if self.on_event is None:
             return
         try:
             await settle(self.on_event(event))
         except Exception:  # the app's code, and a sign-out must not fail for it
             logger.exception("on_event raised")
+
+    def _level(self, event: Event) -> int:
+        """Return an event's level in the log: a refusal is a warning the first time that a worker has this reason."""
+        if isinstance(event, _ERRORS):
+            return logging.ERROR
+        if not isinstance(event, LogoutRefused) or event in self._refused:
+            return logging.INFO
+        if len(self._refused) >= _REASONS_REMEMBERED:
+            return logging.INFO
+        self._refused.add(event)
+        return logging.WARNING

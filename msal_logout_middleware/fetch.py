@@ -187,7 +187,12 @@ class Document(Generic[T]):
         self._not_before = self._clock() + BACK_OFF_SECONDS
         self._fetching_since = None
         known = "the last known one is used" if self._held else "there is none yet"
-        logger.warning("%s: fetch failed (%s); %s", self._name, type(error).__name__, known)
+        reason = type(error).__name__
+        if (
+            isinstance(error, ProviderError) or type(error) is OSError
+        ):  # ours; `requests`' of a missing CA bundle
+            reason = f"{reason}: {error}"
+        logger.warning("%s: fetch failed (%s) at %s; %s", self._name, reason, self.url, known)
 
     def _get(self) -> Json:
         with requests.get(

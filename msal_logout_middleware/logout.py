@@ -142,6 +142,10 @@ class Logout:
         for name, value in (lists | {"methods": methods}).items():
             if isinstance(value, (str, Cookie)):
                 raise TypeError(f"{name} must be a list, such as {name}=[{value!r}]")
+        if not all(isinstance(cookie, (str, Cookie)) for cookie in delete_cookies):
+            raise TypeError(f"delete_cookies={delete_cookies!r} must be names of cookies, or Cookie(...)")
+        if max_url_length < 1:
+            raise ValueError(f"max_url_length={max_url_length!r} must be in characters, such as 2000")
         if not set(clear_site_data) <= set(get_args(SiteData)):
             raise ValueError(
                 f"clear_site_data={clear_site_data!r} must be of {', '.join(get_args(SiteData))}"
@@ -184,7 +188,7 @@ class Logout:
             post_logout_redirect_uri=home,
             landing_page=checked_target(landing_page or home, name="landing_page", relative=True),
             return_to=tuple(checked_target(url, name="return_to", relative=True) for url in return_to),
-            origins=frozenset(origin_of(checked_target(url, name="origin")) for url in origins),
+            origins=frozenset(map(_checked_origin, origins)),
             id_token_hint=id_token_hint,
             max_url_length=max_url_length,
             delete_cookies=tuple(c if isinstance(c, Cookie) else Cookie(c) for c in delete_cookies),
@@ -366,7 +370,10 @@ class Logout:
 
         Raises:
             ValueError: `caches` says that token caches are elsewhere, so a sign-out would not find this one.
+            TypeError: `claims` is not a mapping.
         """
+        if not isinstance(claims, (Mapping, NoneType)):
+            raise TypeError('give token_cache() the claims of the ID token, a mapping: session["user"]')
         if not self._keeps_token_caches:
             raise ValueError(
                 "token_cache() is for a Logout without caches=: a sign-out looks for token caches where caches= "
@@ -392,6 +399,13 @@ def _sought(iss: str | None, sub: str | None, sid: str | None, oid: str | None, 
     if not named or ("oid" in named and len(named) > 1):
         raise ValueError("say whose sessions: by iss= and sub=, by sid=, or by oid= and tid=")
     return Sought(iss=iss, sub=sub, sid=sid, oid=oid, tid=tid)
+
+
+def _checked_origin(url: str) -> str:
+    parts = urlsplit(checked_target(url, name="origin"))
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(f"origin={url!r} must end after the host, as in 'https://app.example.com'")
+    return origin_of(url)
 
 
 def _check_numbers(**numbers: object) -> None:
@@ -427,7 +441,10 @@ def _secrets(secret: str | bytes | Sequence[str | bytes] | None, session: Sessio
     if secret is None:
         own = session.secret
         return [own] if own else []
-    return [secret] if isinstance(secret, (str, bytes)) else list(secret)
+    secrets = [secret] if isinstance(secret, (str, bytes)) else secret
+    if not isinstance(secrets, Sequence) or not all(isinstance(one, (str, bytes)) for one in secrets):
+        raise TypeError("secret must be str or bytes, or a list of them")
+    return list(secrets)
 
 
 def _check_parts(*, provider: object, session: object, store: object, caches: object) -> None:
@@ -465,6 +482,8 @@ def check_app(app: object, logout: object, *, parameters: int, otherwise: str) -
 
 
 def _check_methods(name: str, part: object, methods: tuple[str, ...], example: str) -> None:
+    if type(part).__module__ == "werkzeug.local":  # such as flask.session, which is there in a request only
+        raise TypeError(f"{name} must be an object such as {example}, not flask's {name} of one request")
     missing = [method for method in methods if not callable(getattr(part, method, None))]
     if isinstance(part, type):
         raise TypeError(f"{name} must be an object such as {example}, not the class {part.__name__}")

@@ -55,7 +55,7 @@ class HeldMarks:
                 self._expires_at[mark.value] = mark.expires_at
                 if told_anew is not None:
                     told_anew.add(mark.value)
-        for mark in found.lost:
+        for mark in () if same else found.lost:
             if mark.kind == "handle":
                 self._expires_at.setdefault(mark.value, mark.expires_at)
         held_epoch, held = self.place  # another thread may have asked meanwhile

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from ._drive import World
@@ -19,6 +21,7 @@ from .trust import TENANT, TENANT_ID, Issuer, Trust
 logger = logging.getLogger("msal_logout_middleware")
 
 Metadata = Json
+Trusted = Literal[True] | str | os.PathLike[str]
 
 # The clouds that MSAL Python knows, by their preferred hosts.
 CLOUDS: Mapping[str, str] = {
@@ -60,7 +63,10 @@ class Provider:
 
     def __post_init__(self) -> None:
         if not self.client_id or not isinstance(self.client_id, str):
-            raise ValueError("client_id must be the application (client) id of the registration")
+            raise ValueError(
+                f"client_id={self.client_id!r} must be the application (client) id of the registration (is the "
+                "environment variable set?)"
+            )
 
     @classmethod
     def entra(
@@ -70,7 +76,7 @@ class Provider:
         *,
         cloud: str = "global",
         tenants: Sequence[str] | None = None,
-        verify: Verify = True,
+        verify: Trusted = True,
     ) -> Provider:
         """Return a Microsoft Entra ID tenant. No network is needed.
 
@@ -79,11 +85,12 @@ class Provider:
             client_id: The application (client) id.
             cloud: A name from `CLOUDS`, or a host such as `contoso.ciamlogin.com` (External ID).
             tenants: The ids of the tenants whose users may sign in, where `tenant` is not an id; `None`: any.
-            verify: As in `requests`: whether to verify certificates, or the path of a CA bundle.
+            verify: The path of a CA bundle, where the provider's certificate is none that `requests` trusts.
 
         Raises:
             ValueError: The tenant, the cloud or one of the tenants cannot be one.
         """
+        trusted = _checked_verify(verify)
         host = CLOUDS.get(cloud, cloud)
         if "." not in host or not _is_name(host):
             raise ValueError(f"cloud={cloud!r} must be one of {', '.join(CLOUDS)}, or a host name")
@@ -91,7 +98,7 @@ class Provider:
             raise ValueError(
                 f"tenant={tenant!r} must be a tenant id, a domain, 'common', 'organizations' or 'consumers'"
             )
-        if "." in client_id:
+        if isinstance(client_id, str) and "." in client_id:
             raise ValueError(
                 f"client_id={client_id!r} looks like a domain; the order is entra(tenant, client_id)"
             )
@@ -107,9 +114,9 @@ class Provider:
         issuer = _entra_issuer(host, tenant.lower())
         endpoints = _Endpoints(
             metadata=metadata | ({"issuer": issuer} if issuer else {}),
-            rest=None if issuer else _metadata_at(f"{base}/v2.0", verify=verify),
+            rest=None if issuer else _metadata_at(f"{base}/v2.0", verify=trusted),
             tenants=_tenant_ids(tenants),
-            verify=verify,
+            verify=trusted,
         )
         return cls(client_id=client_id, endpoints={"": endpoints}, session_state_is_sid=True)
 
@@ -121,7 +128,7 @@ class Provider:
         client_id: str,
         *,
         host: str | None = None,
-        verify: Verify = True,
+        verify: Trusted = True,
     ) -> Provider:
         """Return an Azure AD B2C tenant. No network is needed to sign out.
 
@@ -131,11 +138,12 @@ class Provider:
                 (`tfp`, `acr`) choose, and the first is the default.
             client_id: The application (client) id.
             host: The host, if it is not `<tenant>.b2clogin.com`.
-            verify: As in `requests`: whether to verify certificates, or the path of a CA bundle.
+            verify: The path of a CA bundle, where the provider's certificate is none that `requests` trusts.
 
         Raises:
             ValueError: A name cannot be one.
         """
+        trusted = _checked_verify(verify)
         flows = [user_flow] if isinstance(user_flow, str) else list(user_flow)
         if "." in tenant or not _is_name(tenant):
             raise ValueError(f"tenant={tenant!r} must be the name before .onmicrosoft.com, such as 'contoso'")
@@ -152,8 +160,8 @@ class Provider:
             endpoints={
                 flow.lower(): _Endpoints(
                     metadata={"end_session_endpoint": f"{base}/{flow}/oauth2/v2.0/logout"},
-                    rest=_metadata_at(f"{base}/{flow}/v2.0", verify=verify),
-                    verify=verify,
+                    rest=_metadata_at(f"{base}/{flow}/v2.0", verify=trusted),
+                    verify=trusted,
                 )
                 for flow in flows
             },
@@ -167,31 +175,32 @@ class Provider:
         *,
         tenants: Sequence[str] | None = None,
         session_state_is_sid: bool | None = None,
-        verify: Verify = True,
+        verify: Trusted = True,
         timeout_seconds: float = 3.0,
     ) -> Provider:
         """Return any OpenID provider; its metadata is fetched when it is first needed, and refreshed daily.
 
         Args:
-            url: MSAL's `authority` or `oidc_authority`, or the metadata's own URL (OpenID Connect Discovery
-                1.0, 4).
+            url: MSAL's `oidc_authority`, or AD FS's `authority`, or the metadata's own URL (OpenID Connect Discovery
+                1.0, 4). Entra ID's must end in `/v2.0`.
             client_id: The app's client id.
             tenants: The ids of the tenants whose users may sign in, where the issuer is one for each tenant (Entra
                 ID's `common`); `None`: any.
             session_state_is_sid: Whether the `session_state` of its authorization responses is the session's `sid`,
                 as Entra ID's is; `None`: if the URL is Entra ID's.
-            verify: As in `requests`: whether to verify certificates, or the path of a CA bundle.
+            verify: The path of a CA bundle, where the provider's certificate is none that `requests` trusts.
             timeout_seconds: How long a sign-out may wait for a fetch.
 
         Raises:
             ValueError: The URL is not https (or http on loopback), or one of the tenants cannot be one.
         """
+        trusted = _checked_verify(verify)
         if not _is_endpoint(url):
             raise ValueError(f"url={url!r} must be an absolute https URL (http only on loopback)")
         endpoints = _Endpoints(
-            fetch=_metadata_at(url, verify=verify, timeout_seconds=timeout_seconds),
+            fetch=_metadata_at(url, verify=trusted, timeout_seconds=timeout_seconds),
             tenants=_tenant_ids(tenants),
-            verify=verify,
+            verify=trusted,
         )
         if session_state_is_sid is None:
             session_state_is_sid = _is_entra(url)
@@ -204,7 +213,7 @@ class Provider:
         client_id: str,
         *,
         session_state_is_sid: bool = False,
-        verify: Verify = True,
+        verify: Trusted = True,
     ) -> Provider:
         """Return a provider whose metadata you have (OpenID Connect Discovery 1.0, 3).
 
@@ -213,13 +222,17 @@ class Provider:
                 back-channel logout `issuer` and `jwks_uri`.
             client_id: The app's client id.
             session_state_is_sid: Whether the `session_state` of its authorization responses is the session's `sid`.
-            verify: As in `requests`, for the keys: whether to verify certificates, or the path of a CA bundle.
+            verify: The path of a CA bundle, where the certificate of the keys' server is none that `requests` trusts.
 
         Raises:
             ValueError: An endpoint is not https (or http on loopback), or the issuer is not a string.
+            TypeError: The metadata is not a mapping.
         """
+        trusted = _checked_verify(verify)
+        if not isinstance(metadata, Mapping):
+            raise TypeError("metadata is a mapping; for a URL there is Provider.discover(url, client_id)")
         try:
-            endpoints = _Endpoints(metadata=_checked(metadata), verify=verify)
+            endpoints = _Endpoints(metadata=_checked(metadata), verify=trusted)
         except ProviderError as error:
             raise ValueError(str(error)) from None
         return cls(client_id=client_id, endpoints={"": endpoints}, session_state_is_sid=session_state_is_sid)
@@ -356,6 +369,22 @@ async def _fetched(document: Document[Metadata], world: World, wait_seconds: flo
             logger.warning("provider metadata: %s", error)
         return False
     return True
+
+
+def _checked_verify(verify: object) -> Verify:
+    """Return how certificates are verified, checked: who is not who they say may sign users out."""
+    if verify is True:
+        return True
+    if verify is False:
+        raise ValueError(
+            "verify=False would let anybody on the network sign users out: give the path of the CA's certificate"
+        )
+    if not isinstance(verify, (str, os.PathLike)):
+        raise TypeError(f"verify must be True or the path of a CA bundle, not {verify!r}")
+    path = os.fspath(verify)
+    if not Path(path).exists():
+        raise ValueError(f"verify={path!r} does not exist; give the path of a CA bundle")
+    return path
 
 
 def _checked(metadata: Metadata) -> Metadata:

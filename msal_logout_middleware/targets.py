@@ -22,8 +22,13 @@ def checked_target(url: str, *, name: str, relative: bool = False) -> str:
         relative: Whether an absolute path of this app (`/x`) will do as well.
 
     Raises:
+        TypeError: It is no string.
         ValueError: It is not a URL that browsers of all kinds read the same way.
     """
+    if not isinstance(url, str):
+        raise TypeError(
+            f"{name}={url!r} must be a URL, such as 'https://app.example.com/' (is the environment variable set?)"
+        )
     for text in (url, unquote(url)):
         if not text or not text.isascii() or not text.isprintable() or "\\" in text or " " in text:
             raise ValueError(f"{name}={url!r} must be printable ASCII without spaces and backslashes")

@@ -27,6 +27,7 @@ logger = logging.getLogger("msal_logout_middleware")
 
 _WORLD = BlockingWorld()
 _NOT_REMEMBERED = ("", Visit())
+_MAXIMUM_LAYERS = 20
 
 
 class LogoutMiddleware:
@@ -57,7 +58,8 @@ class LogoutMiddleware:
         """Answer what is ours; hand everything else to the app, behind the gate.
 
         Raises:
-            RuntimeError: Several processes serve the app, and each has a store of its own.
+            RuntimeError: Several processes serve the app, and each has a store of its own; or the app is one that
+                calls this middleware, so that no request would have an end.
         """
         if not self._upkeep.runs:
             if environ.get("wsgi.multiprocess") and getattr(self.logout.store, "one_process", False):
@@ -65,6 +67,7 @@ class LogoutMiddleware:
                     "several processes serve this app, and a MemoryStore is in one alone: who signs out at one would"
                     " stay signed in at the others. Use SQLiteStore, which all workers of a machine share"
                 )
+            self._check_app()
             self._upkeep.start()
         visit = self._gate.nobody
         cookie_header = environ.get("HTTP_COOKIE")
@@ -83,6 +86,17 @@ class LogoutMiddleware:
         if visit.unsure:
             return _send(pages.unavailable(), start_response)
         return self._pass(environ, start_response, visit)
+
+    def _check_app(self) -> None:
+        inner = getattr(self.app, "wsgi_app", None)
+        for _ in range(_MAXIMUM_LAYERS):
+            if inner is self:
+                name = type(self.app).__name__
+                raise RuntimeError(
+                    f"LogoutMiddleware wraps the {name} app itself, which calls it again: "
+                    "app.wsgi_app = LogoutMiddleware(app.wsgi_app, logout)"
+                )
+            inner = getattr(inner, "app", None)
 
     # The gate
 

@@ -4,13 +4,15 @@
    process of its own where warnings are errors. `await` may stand outside a function.
 2. The page may use the names in `GIVEN` without defining them. `__name__` is not `"__main__"`.
 3. A block that cannot run here is only compiled, if the line above it says why: `<!-- not run: the reason -->`.
-4. What people look up is there: each argument of `Logout`, each line of the log.
+4. A `bash` block that begins with `python -c` or `python -m timeit` runs.
+5. What people look up is there: each argument of `Logout`, each line of the log.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -88,6 +90,29 @@ def test_python_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
     if program(text).strip():
         ran = run_page(page.name, text, tmp_path)
         assert ran.returncode == 0, ran.stderr
+
+
+COMMAND = re.compile(r"^```bash\n(?P<command>python -(?:c|m timeit) .*?)^```$", re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    pytest.param(found["command"], id=page.name)
+    for page in PAGES
+    for found in COMMAND.finditer(page.read_text())
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_python_commands_of_a_page_run(command: str, tmp_path: Path) -> None:
+    folder = Path(sys.executable).parent
+    ran = subprocess.run(
+        ["bash", "-ec", command],
+        env=os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 EXAMPLE = """

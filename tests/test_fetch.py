@@ -136,7 +136,8 @@ def test_ca_bundle_that_is_not_there_is_a_failed_fetch(server, fetches, clock, t
     with pytest.raises(ProviderError):
         get(document)
     fetches()
-    assert "fetch failed (OSError)" in caplog.text
+    assert "fetch failed (OSError: Could not find a suitable TLS CA certificate bundle" in caplog.text
+    assert "none.pem" in caplog.text
 
 
 def test_provider_that_hangs_keeps_nobody_waiting_twice(server, document, clock):
@@ -288,6 +289,14 @@ def test_forked_process_waits_for_no_thread_of_its_parent(server, document, cloc
     assert server.asked.acquire(timeout=30)
     server.may_answer.set()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_log_shows_where_and_with_which_status_a_fetch_failed(server, fetches, document, caplog):
+    server.answer = (404, "")
+    with pytest.raises(ProviderError):
+        get(document)
+    fetches()
+    assert f"document: fetch failed (ProviderError: status 404) at {server.url}" in caplog.text
 
 
 def test_log_does_not_show_what_the_provider_said(server, fetches, document, caplog):

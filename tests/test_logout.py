@@ -4,12 +4,14 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from flask import Flask
+from flask import Flask, session
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 
 from msal_logout_middleware import Cookie, InSession, InStore, Logout, Provider, asgi, wsgi
+from msal_logout_middleware._drive import run
+from msal_logout_middleware.events import LogoutRefused
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores.memory import MemoryStore
@@ -88,6 +90,15 @@ class OnlyTokenCaches:
         ({"secret": []}, ValueError, "give secret="),
         ({"on_store_error": "ignore"}, ValueError, "on_store_error="),
         ({"caches": InSession(), "cache_key": str}, ValueError, "cache_key="),
+        ({"post_logout_redirect_uri": None}, TypeError, r"such as 'https.*is the environment variable set\?"),
+        ({"return_to": [None]}, TypeError, "return_to=None must be a URL"),
+        ({"origin": "https://app.example.com/shop"}, ValueError, "origin=.* must end after the host"),
+        ({"origin": ["https://app.example.com?a=b"]}, ValueError, "origin=.* must end after the host"),
+        ({"secret": 1234}, TypeError, "secret must be str or bytes, or a list of them"),
+        ({"secret": [1234]}, TypeError, "secret must be str or bytes, or a list of them"),
+        ({"session": session}, TypeError, r"FlaskSession\(app\) or .*, not flask's session of one request"),
+        ({"delete_cookies": [3]}, TypeError, r"delete_cookies=\[3\] must be names of cookies"),
+        ({"max_url_length": 0}, ValueError, "max_url_length=0 must be in characters"),
     ],
 )
 def test_mistake_is_told_with_what_to_do(options, error, message):
@@ -140,6 +151,19 @@ def test_asynchronous_parts_are_refused_under_wsgi():
 def test_token_cache_that_a_sign_out_would_not_find_is_refused():
     with pytest.raises(ValueError, match="without caches="):
         make(caches=InSession()).token_cache({"sub": "ann"})
+
+
+def test_refusal_is_a_warning_the_first_time_that_a_worker_has_its_reason(caplog):
+    caplog.set_level("INFO")
+    config = make().configuration
+    for reason in ("no sid", "no sid", "aud is another", "no sid"):
+        run(config.tell(LogoutRefused("front-channel", reason)))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "WARNING", "INFO"]
+
+
+def test_token_cache_is_asked_for_with_claims_and_not_with_a_name():
+    with pytest.raises(TypeError, match=r'the claims of the ID token, a mapping: session\["user"\]'):
+        make().token_cache("alice@contoso.example")
 
 
 def test_return_path_is_compared_as_the_app_routes_it():

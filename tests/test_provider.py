@@ -64,6 +64,8 @@ def test_b2c_on_its_own_domain():
     ("make", "message"),
     [
         (lambda: Provider.entra(TENANT, ""), "client_id"),
+        (lambda: Provider.entra(TENANT, None), r"client_id=None .*is the environment variable set\?"),
+        (lambda: Provider.discover("https://op.example", None), "client_id=None"),
         (lambda: Provider.entra("a/b", "app"), "tenant"),
         (lambda: Provider.entra("", "app"), "tenant"),
         (lambda: Provider.entra("22222222-aaaa", "contoso.onmicrosoft.com"), "the order is"),
@@ -91,6 +93,40 @@ def test_b2c_on_its_own_domain():
 def test_mistake_is_told_at_construction(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_url_in_place_of_metadata_is_told_where_it_belongs():
+    with pytest.raises(TypeError, match=r"for a URL there is Provider\.discover"):
+        Provider.from_metadata("https://op.example", "app")
+
+
+@pytest.mark.parametrize(
+    ("verify", "error", "message"),
+    [
+        (False, ValueError, "would let anybody on the network sign users out"),
+        ("/no/ca.pem", ValueError, "'/no/ca.pem' does not exist; give the path of a CA bundle"),
+        (None, TypeError, "must be True or the path of a CA bundle, not None"),
+        (1, TypeError, "must be True or the path"),
+    ],
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda verify: Provider.entra(TENANT, "app", verify=verify),
+        lambda verify: Provider.b2c("contoso", "B2C_1_x", "app", verify=verify),
+        lambda verify: Provider.discover("https://op.example", "app", verify=verify),
+        lambda verify: Provider.from_metadata({}, "app", verify=verify),
+    ],
+    ids=["entra", "b2c", "discover", "from_metadata"],
+)
+def test_certificates_are_verified_or_the_mistake_is_told(make, verify, error, message):
+    with pytest.raises(error, match=message):
+        make(verify)
+
+
+def test_ca_bundle_may_be_a_path_object(tmp_path):
+    (tmp_path / "ca.pem").touch()
+    Provider.discover("https://op.example", "app", verify=tmp_path / "ca.pem")
 
 
 def test_metadata_is_fetched_when_first_needed_and_then_held(server):

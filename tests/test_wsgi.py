@@ -5,6 +5,7 @@ from io import BytesIO
 
 import pytest
 from flask import Flask, session
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from msal_logout_middleware import Logout, Provider
 from msal_logout_middleware.sessions.flask import FlaskSession
@@ -123,3 +124,13 @@ def test_memory_of_one_process_serves_no_app_of_several():
     for _ in range(2):
         with pytest.raises(RuntimeError, match="Use SQLiteStore"):
             middleware(dict(environ), lambda *_: None)
+
+
+def test_app_that_calls_the_middleware_around_it_is_told_what_to_wrap():
+    app = Flask("x")
+    app.secret_key = SECRET
+    middleware, _ = make(app)
+    app.wsgi_app = ProxyFix(middleware)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"app\.wsgi_app = LogoutMiddleware\(app\.wsgi_app, logout\)"):
+            WsgiDoor(app).call("GET", "/", {}, b"")

@@ -221,7 +221,7 @@ class _Walk:
 
     def _tell_standing(self, when: str, app: App) -> None:
         standing = self._standing(app)
-        sessions = ", ".join(name or "nobody yet" for name in standing.sessions)
+        sessions = ", ".join(name or "anonymous (nobody signed in)" for name in standing.sessions)
         self._say(f"    {when}, {app.name}, session store: {sessions or 'nothing on the server'}")
         self._say(f"    {f'{when}, {app.name}, token cache':<30}{''.join(f'{kind:>14}' for kind in KINDS)}")
         for tokens in standing.tokens:

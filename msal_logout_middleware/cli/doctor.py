@@ -116,7 +116,8 @@ def _server_side(config: Configuration) -> bool | None:
 
 def _found(config: Configuration, cookies: Sequence[Cookie]) -> Iterator[tuple[str, str]]:
     kept = {True: ", on the server", False: ", in the cookie", None: ""}[_server_side(config)]
-    yield "provider", f"client id {config.provider.client_id}"
+    urls = [source.url for source in sources(config.provider) if source.url is not None]
+    yield "provider", ", ".join([f"client id {config.provider.client_id}", *urls])
     yield "session", type(config.session).__name__ + kept
     yield "cookies", "; ".join(map(_attributes, cookies)) or "none"
     yield "token_caches", type(config.caches).__name__

@@ -7,9 +7,15 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from flask.sessions import SecureCookieSessionInterface
 from itsdangerous import BadData
-from werkzeug.http import dump_cookie
+
+try:
+    from flask.sessions import SecureCookieSessionInterface
+    from werkzeug.http import dump_cookie
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"FlaskSession needs {error.name}: pip install 'msal-logout-middleware[flask]'", name=error.name
+    ) from error
 
 from ..errors import StoreError
 from ..http import Cookie, SameSite

@@ -165,6 +165,7 @@ class Feed:
         self._passed: deque[Tip] = deque(maxlen=_PASSED)  # tips that led to the known one, without a gap
         self._marks: list[Mark] = []
         self._since = 0  # the marks after this sequence number are held
+        self._lost: Sequence[Mark] = ()  # of the store's life before
         self._start()
         _feeds.add(self)
 
@@ -204,7 +205,7 @@ class Feed:
             live = (mark for mark in islice(self._marks, first, None) if mark.expires_at > now)
             marks = list(islice(live, limit))
             last = marks[-1].sequence if len(marks) == limit else self._tip.sequence
-            return Marks(self._life(), last, marks)
+            return Marks(self._life(), last, marks, self._lost)
 
     async def marks_since(self, cursor: int, limit: int) -> Marks:
         """Ask the store for the marks after a cursor, and learn from the answer."""
@@ -220,7 +221,7 @@ class Feed:
                 elif known is None or not answer.has_known or answer.epoch != epoch:
                     continue  # others have learnt meanwhile that the store is another one: which of them this was
             last = answer.tip.sequence if answer.is_all or not answer.marks else answer.marks[-1].sequence
-            return Marks(life, last, answer.marks)
+            return Marks(life, last, answer.marks, self._lost)
 
     # What is learnt
 
@@ -271,6 +272,7 @@ class Feed:
                 "the store has lost endings, or is another one: all that is known of it is read anew"
             )
             self._lives += 1
+            self._lost = self._marks
             self._begin(answer)
         elif answer.tip != tip:
             if cursor == tip.sequence and answer.is_all:

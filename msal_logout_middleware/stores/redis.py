@@ -388,7 +388,7 @@ class _Server:
         if following is not None and following.get_loop() is asyncio.get_running_loop():
             await asyncio.wait([following])
         if self._is_ours:
-            self._client.close()
+            self._client.connection_pool.disconnect()  # redis-py 5.0.0's `close` leaves it
 
 
 class _Messages:

@@ -127,7 +127,7 @@ class SQLiteStore:
         encryption: Encrypts token caches in the file; they stand there in clear otherwise.
 
     Raises:
-        ValueError: The path names no file: an in-memory database is not shared between workers.
+        ValueError: The path names no file: it is a URL, a folder, or an in-memory database, which workers cannot share.
     """
 
     blocking = True
@@ -148,6 +148,10 @@ class SQLiteStore:
             raise ValueError(
                 "SQLiteStore needs the path of a file, which all workers share; use MemoryStore for tests"
             )
+        if "://" in name:  # of which nothing is told: it may have a password in it
+            raise ValueError('SQLiteStore takes the path of a file, not a URL: SQLiteStore("logout.db")')
+        if _is_folder(Path(name)):
+            raise ValueError(f"{name} is a folder; give a file in it, such as {Path(name) / 'logout.db'}")
         self.encryption = encryption
         self._clock = clock
         self._token_cache_lifetime = token_cache_lifetime_seconds
@@ -490,6 +494,13 @@ def _sweep(db: sqlite3.Connection, now: float, limit: int) -> int:
     for statement, kept_seconds in _SWEEP:
         left -= db.execute(statement, (now - kept_seconds, left)).rowcount
     return limit - left
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # its own folder may not be entered, which the first use tells
+        return False
 
 
 def _positive(limit: int) -> int:

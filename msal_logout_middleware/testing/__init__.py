@@ -72,4 +72,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _ROOM_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_ROOM_OF[name]}", __name__), name)
+    try:
+        room = import_module(f".{_ROOM_OF[name]}", __name__)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{__name__} needs {error.name}: pip install 'msal-logout-middleware[testing]'", name=error.name
+        ) from error
+    return getattr(room, name)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import threading
 
-from .provider import EmbeddedProvider
+try:
+    from . import EmbeddedProvider
+except ModuleNotFoundError as error:
+    sys.exit(str(error))
 
 
 def main() -> None:

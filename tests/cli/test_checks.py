@@ -203,6 +203,13 @@ def test_file_that_the_app_never_used_is_not_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_folder_that_is_missing_is_an_error_in_the_stores_own_words(tmp_path):
+    findings = {f.check: f for f in run(check_store(SQLiteStore(tmp_path / "none" / "logout.db")))}
+    assert findings["store-access"].level == "error"
+    assert f"{tmp_path / 'none'}, does not exist: make it" in findings["store-access"].seen
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_file_of_another_user_is_not_touched(tmp_path, monkeypatch):
     store = SQLiteStore(tmp_path / "logout.db")
     store.open_rows()
@@ -288,6 +295,21 @@ def test_middleware_inside_or_twice_or_nowhere_is_an_error(app, sees):
     assert finding.level == "error"
     assert sees in finding.seen
     assert finding.to_do
+
+
+def test_middleware_around_the_app_that_calls_it_is_an_error():
+    app = flask_app()
+    app.wsgi_app = ProxyFix(WSGIMiddleware(app, logout_of(FlaskSession(app))))
+    finding = check_middleware(list(layers(app)))
+    assert (finding.level, "calls it again" in finding.seen) == ("error", True)
+    assert finding.to_do == "app.wsgi_app = LogoutMiddleware(app.wsgi_app, logout)"
+
+
+def test_middleware_of_the_other_kind_is_an_error():
+    app = Starlette()
+    app.add_middleware(WSGIMiddleware, logout=logout_of(FlaskSession(flask_app())))
+    finding = check_middleware(list(layers(app)))
+    assert (finding.level, finding.to_do) == ("error", "for an ASGI app use msal_logout_middleware.asgi")
 
 
 def test_layers_are_not_known_where_the_logout_itself_is_named():

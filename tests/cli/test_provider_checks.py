@@ -156,6 +156,15 @@ def test_logout_token_that_could_not_be_verified_is_an_error(metadata, sees):
     assert (finding.level, sees in finding.seen) == ("error", True)
 
 
+@pytest.mark.parametrize("given", [{}, {"jwks_uri": GENERIC["jwks_uri"]}, {"issuer": GENERIC["issuer"]}])
+def test_back_channel_logout_whose_tokens_nothing_verifies_is_an_error(given):
+    source = source_of(Provider.from_metadata(given, "shop"))
+    for metadata in (None, GENERIC):
+        finding = found(metadata, source)["back-channel-logout"]
+        assert (finding.level, "back_channel_path=None" in finding.to_do) == ("error", True)
+    assert found(None, source, back_channel_path=None)["back-channel-logout"].level == "ok"
+
+
 def test_logout_token_for_all_sessions_of_a_user_is_fine():
     finding = found(without(GENERIC, "backchannel_logout_session_supported"))["back-channel-logout"]
     assert (finding.level, "all sessions of a user" in finding.seen) == ("ok", True)
@@ -331,6 +340,9 @@ def test_provider_that_is_away_is_a_warning(server):
     finding = next(check_provider([ask(server.source)], config()))
     assert (finding.check, finding.level) == ("provider-metadata", "warning")
     assert "cannot be reached" in finding.seen
+    assert finding.to_do.startswith("without it nobody is signed out at the provider")
+    known = Source(flow="", url=server.source.url, known=GENERIC)
+    assert next(check_provider([ask(known)], config())).to_do.startswith("a sign-out works without it")
 
 
 def test_certificate_of_nobody_that_is_trusted_is_no_answer(provider, monkeypatch):

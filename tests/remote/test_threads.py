@@ -131,6 +131,19 @@ def test_two_threads_that_notice_another_database_miss_none_of_its_marks():
     assert all(held.has([mark.value]) for mark in new)
 
 
+def test_marks_that_an_earlier_life_of_the_store_has_told_are_held_and_written_back():
+    held = HeldMarks()
+    held.take(Marks("old", 1, [Mark("handle", "known", 0.0, 1, 9e9)]), held.place)
+    lost = [Mark("handle", "told", 0.0, 2, 9e9), Mark("handle", "over", 0.0, 3, 1.0)]
+    again = Mark("handle", "again", 0.0, 1, 9e9)
+    assert not held.take(Marks("new", 1, [], lost), held.place)
+    assert held.take(Marks("new", 1, [again], lost), held.place)
+    assert all(held.has([handle]) for handle in ("known", "told", "again"))
+    assert [handle for handle, _ in held.lost(now=10.0)] == ["known", "told"]
+    held.are_written_back()
+    assert held.lost(now=10.0) == []
+
+
 @pytest.fixture
 def flask_site():
     site = Site("flask, signed cookie", KINDS["flask, signed cookie"])

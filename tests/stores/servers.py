@@ -135,6 +135,27 @@ def clustered() -> Iterator[Server]:
 
 
 @contextmanager
+def watching(server: Server) -> Iterator[int]:
+    """The port of a Sentinel that promotes a replica of a server when that is away."""
+    port = _free_port()
+    with tempfile.TemporaryDirectory(prefix="mlm-") as folder:
+        lines = [
+            f"port {port}",
+            "bind 127.0.0.1",
+            f"dir {folder}",
+            f"sentinel monitor primary 127.0.0.1 {server.port} 1",
+            "sentinel down-after-milliseconds primary 300",
+        ]
+        file = Path(folder) / "sentinel.conf"
+        file.write_text("\n".join(lines))
+        with subprocess.Popen([str(binary()), str(file), "--sentinel"], stdout=subprocess.DEVNULL) as running:
+            try:
+                yield port
+            finally:
+                running.kill()
+
+
+@contextmanager
 def encrypting(certificate: trustme.LeafCert, server: Server) -> Iterator[int]:
     """A port that speaks TLS in front of a server: the bundle's own cannot."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

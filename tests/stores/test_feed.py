@@ -411,7 +411,9 @@ def test_store_that_was_emptied_is_read_anew(worker: Worker, store: Store) -> No
     assert worker.look() == {"h0"}
     store.flush()
     store.end("new")
-    assert worker.ask(worker.place[1]).epoch != worker.place[0]
+    found = worker.ask(worker.place[1])
+    assert found.epoch != worker.place[0]
+    assert [mark.value for mark in found.lost] == ["h0"]
     assert worker.look() == {"new"}
 
 

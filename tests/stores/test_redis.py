@@ -21,7 +21,7 @@ from msal_logout_middleware.testing.store_contract import Clock
 
 from ..stories.servers import until
 from .readers import Reader
-from .servers import Server, client, encrypting, new_prefix, serving
+from .servers import Server, client, encrypting, new_prefix, serving, watching
 
 EXPIRES_AT = 9e9
 DEAD = Ending(handles=("dead",), expires_at=EXPIRES_AT, work=b"work", lease_seconds=0)
@@ -324,7 +324,7 @@ def workers(own_server: Server, make: Callable[..., Any]) -> tuple[Any, Any]:
     return worker(own_server, make), worker(own_server, make)
 
 
-def worker(server: Server, make: Callable[..., Any], *, bound_seconds: float = 60) -> Any:
+def worker(server: Server, make: Callable[..., Any], *, bound_seconds: float = 600) -> Any:
     store = make(server.url, bound_seconds=bound_seconds)
     until(lambda: store.generation() is not None)
     return store
@@ -481,7 +481,7 @@ async def until_on_loop(condition: Callable[[], object]) -> None:
 def test_asynchronous_workers_hear_of_each_other(server: Server, prefix: str) -> None:
     async def story() -> None:
         async with asyncio_client(server) as first, asyncio_client(server) as second:
-            one, other = (RedisStore(each, prefix=prefix, bound_seconds=60) for each in (first, second))
+            one, other = (RedisStore(each, prefix=prefix, bound_seconds=600) for each in (first, second))
             await until_on_loop(lambda: one.generation() == other.generation() is not None)
             ended = await end(one, "h")
             await until_on_loop(hears(other, "h"))
@@ -512,11 +512,12 @@ def test_asynchronous_cluster_client_without_messages_hears_within_the_bound(
 
 def test_call_of_an_asyncio_client_waits_for_its_timeout_at_most(own_server: Server, prefix: str) -> None:
     async def story() -> None:
-        async with asyncio_client(own_server) as client:
+        async with asyncio_client(own_server, socket_timeout=None) as client:
             store = RedisStore(client, prefix=prefix, timeout_seconds=0.2, wait_seconds=0.1)
             assert await store.load("alice") == (None, "")
-            with own_server.paused(), pytest.raises(StoreError, match="did not answer in time"):
-                await store.end(DEAD)
+            async with asyncio.timeout(20):
+                with own_server.paused(), pytest.raises(StoreError, match="did not answer in time"):
+                    await store.end(DEAD)
             assert (await store.end(DEAD)).claimed
             await store.close()
 
@@ -570,16 +571,8 @@ def test_sign_out_that_too_few_replicas_have_is_not_finished_and_can_be_later(
         assert store.open_rows() == 1
     with serving("--replicaof", "127.0.0.1", str(own_server.port)) as server:
         until(lambda: server.admin.info("replication")["master_link_status"] == "up")
-        until(lambda: _finishes(store, ended.row))
+        until(lambda: answers(lambda: store.finish(ended.row) is None))
     assert store.open_rows() == 0
-
-
-def _finishes(store: Any, row: str) -> bool:
-    try:
-        store.finish(row)
-    except StoreError:
-        return False
-    return True
 
 
 def test_ending_without_work_that_too_few_replicas_have_is_an_error(
@@ -634,6 +627,36 @@ def test_replica_that_was_promoted_without_the_last_endings_is_read_anew(
     store._server._client.connection_pool.reset()
     end(store, "new")
     until(lambda: reader.look() == {"h", "new"})
+
+
+def test_sentinel_leads_to_the_primary_and_after_a_failover_to_the_new_one(
+    own_server: Server, replica: Server, make: Callable[..., Any]
+) -> None:
+    module = pytest.importorskip("redis.sentinel", reason="no client: install redis")
+    with watching(own_server) as port:
+        sentinel = module.Sentinel([("127.0.0.1", port)], socket_timeout=1)
+        until(lambda: answers(lambda: sentinel.discover_slaves("primary")))
+        with sentinel.master_for("primary", socket_timeout=1) as primary:
+            store = make(primary, bound_seconds=0.5)
+            reader = Reader(store)
+            end(store, "h")
+            assert reader.look() == {"h"}
+            tip = own_server.admin.hget(store._index[0], "tip")
+            until(lambda: replica.admin.hget(store._index[0], "tip") == tip)
+            own_server.stop()
+            until(lambda: answers(lambda: end(store, "h2")))
+            until(lambda: answers(lambda: reader.look() == {"h", "h2"} and store.generation() is not None))
+            store.close()
+        for client in sentinel.sentinels:
+            client.close()
+
+
+def answers(call: Callable[[], Any]) -> Any:
+    """Return what a call comes to; nothing, if there is nobody to answer."""
+    try:
+        return call()
+    except Exception:
+        return None
 
 
 # What a server may refuse

@@ -71,6 +71,14 @@ def test_path_that_workers_cannot_share_is_refused(path: str) -> None:
         SQLiteStore(path)
 
 
+def test_path_that_is_a_url_or_a_folder_is_told_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the path of a file, not a URL") as raised:
+        SQLiteStore("postgresql://user:password@db/logout")
+    assert "password" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"is a folder; give a file in it, such as .*logout\.db"):
+        SQLiteStore(tmp_path)
+
+
 def test_nothing_is_touched_before_the_first_use(path: Path) -> None:
     SQLiteStore(path).close()
     assert not path.exists()
@@ -158,9 +166,11 @@ def test_missing_folder_is_named_and_found_once_it_is_made(tmp_path: Path) -> No
     store.close()
 
 
-def test_path_of_a_folder_is_a_store_error(tmp_path: Path) -> None:
+def test_folder_that_takes_the_files_place_is_a_store_error(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "logout.db")
+    (tmp_path / "logout.db").mkdir()
     with pytest.raises(StoreError, match="cannot be opened"):
-        SQLiteStore(tmp_path).load("alice")
+        store.load("alice")
 
 
 def test_database_locked_by_another_process_is_a_store_error_until_it_is_free(

@@ -52,3 +52,15 @@ def test_every_public_name_is_there(name):
 def test_other_names_are_not():
     with pytest.raises(AttributeError, match="nothing"):
         testing.nothing  # noqa: B018
+
+
+def test_provider_without_its_extra_says_what_to_install():
+    command = (
+        "import runpy, sys; sys.modules['trustme'] = None; "
+        "runpy.run_module('msal_logout_middleware.testing', run_name='__main__')"
+    )
+    ran = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == (
+        "msal_logout_middleware.testing needs trustme: pip install 'msal-logout-middleware[testing]'"
+    )

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from datetime import timedelta
 
-from ..layers import Layer
+from ... import wsgi
+from ..layers import Layer, layers
 from . import Finding
 
 _CHECK = "middleware"
@@ -34,6 +35,9 @@ def check_middleware(found: Sequence[Layer] | None) -> Finding:
         return Finding(
             _CHECK, "error", "LogoutMiddleware is around the app more than once", "leave one of them"
         )
+    door = found[places[0]]
+    if (wrong := _wrong_door(door)) is not None:
+        return wrong
     outside = [layer for layer in found[: places[0]] if layer.keeps_sessions]
     if outside:
         seen = f"{', '.join(layer.name for layer in outside)} is outside of it, and would undo a sign-out"
@@ -41,6 +45,21 @@ def check_middleware(found: Sequence[Layer] | None) -> Finding:
     return Finding(
         _CHECK, "ok", "LogoutMiddleware is outside of everything that keeps sessions, as far as can be seen"
     )
+
+
+def _wrong_door(door: Layer) -> Finding | None:
+    """Return what keeps the middleware from calling what it is around; `None` if nothing does."""
+    if issubclass(door.kind, wsgi.LogoutMiddleware) and not isinstance(door.source, door.kind):
+        seen = (
+            "the LogoutMiddleware for WSGI apps is added to an ASGI app: every request is answered with 500"
+        )
+        return Finding(_CHECK, "error", seen, "for an ASGI app use msal_logout_middleware.asgi")
+    app = getattr(door.source, "app", None)
+    if any(layer.source is door.source for layer in layers(app)):
+        name = "asgi_app" if hasattr(app, "asgi_app") else "wsgi_app"
+        seen = f"LogoutMiddleware wraps the {type(app).__name__} app itself, which calls it again"
+        return Finding(_CHECK, "error", seen, f"app.{name} = LogoutMiddleware(app.{name}, logout)")
+    return None
 
 
 def check_lifetime(found: Sequence[Layer] | None, *, lifetime_seconds: float) -> Finding:

@@ -58,7 +58,8 @@ def check_provider(answers: Sequence[Answer], config: Configuration) -> Iterator
             yield _end_session_endpoint(answer, answer.metadata)
     known = next((answer.metadata for answer in answers if answer.metadata is not None), None)
     yield _front_channel(known, config, microsoft=microsoft)
-    yield _back_channel(known, config, microsoft=microsoft)
+    incomplete = not microsoft and any(map(_lacks_keys, answers))
+    yield _back_channel(known, config, microsoft=microsoft, incomplete=incomplete)
     yield check_clock(answers, allowed_seconds=config.logout_token_rules.clock_skew_seconds)
 
 
@@ -67,8 +68,13 @@ def _reached(answer: Answer) -> Finding:
     if answer.metadata is not None:
         return Finding(check, "ok", f"{flow}{answer.source.url}")
     if not answer.answered:
-        seen = f"{flow}{answer.why}"
-        return Finding(check, "warning", seen, "a sign-out works without it; look again when it is there")
+        to_do = "a sign-out works without it; look again when it is there"
+        if not answer.source.known.get("end_session_endpoint"):
+            to_do = (
+                "without it nobody is signed out at the provider, and its logout tokens are refused: "
+                "look again when it is there"
+            )
+        return Finding(check, "warning", f"{flow}{answer.why}", to_do)
     to_do = "correct the tenant, the user flow or the URL that Provider is given"
     return Finding(check, "error", f"{flow}{answer.why}", to_do)
 
@@ -133,7 +139,16 @@ def _front_channel(metadata: Metadata | None, config: Configuration, *, microsof
     return Finding(check, "ok", "the provider has it: register its URL")
 
 
-def _back_channel(metadata: Metadata | None, config: Configuration, *, microsoft: bool) -> Finding:
+def _lacks_keys(answer: Answer) -> bool:
+    """Tell whether the metadata was given, and does not say who signs logout tokens."""
+    known = answer.source.known
+    is_discovered = not known and answer.source.url is not None
+    return not is_discovered and not (known.get("issuer") and known.get("jwks_uri"))
+
+
+def _back_channel(
+    metadata: Metadata | None, config: Configuration, *, microsoft: bool, incomplete: bool
+) -> Finding:
     check = "back-channel-logout"
     if config.back_channel_path is None:
         if metadata is None or metadata.get("backchannel_logout_supported") is not True:
@@ -142,6 +157,10 @@ def _back_channel(metadata: Metadata | None, config: Configuration, *, microsoft
         return Finding(
             check, "warning", seen, "leave back_channel_path as it is by default, and register its URL"
         )
+    if incomplete and (metadata is None or metadata.get("backchannel_logout_supported") is True):
+        seen = "the metadata that Provider is given lacks what verifies logout tokens: each is refused"
+        to_do = 'give from_metadata "issuer" and "jwks_uri", or back_channel_path=None'
+        return Finding(check, "error", seen, to_do)
     if metadata is None:
         return Finding(check, "skipped", _NO_METADATA)
     if metadata.get("backchannel_logout_supported") is not True:

@@ -154,7 +154,7 @@ async def check_store(store: Store) -> list[Finding]:
         return [Finding("store-mount", "error", seen, "put it on a local disk")]
     findings = [Finding("store-mount", "ok", "not on a network mount, as far as can be told")]
     unusable = unusable_file(store)
-    if unusable is not None:
+    if unusable is not None and not _lacks_folder(store):
         to_do = "run this command as the app's user and in its folder, when the app has run"
         return [*findings, Finding("store-access", "skipped", unusable, to_do)]
     try:
@@ -165,6 +165,15 @@ async def check_store(store: Store) -> list[Finding]:
         to_do = "see that this user reaches the store, and what it needs (Stores, in the documentation)"
         return [*findings, Finding("store-access", "error", said, to_do)]
     return [*findings, Finding("store-access", "ok", "written, read and removed again"), _journal(rows)]
+
+
+def _lacks_folder(store: Store) -> bool:
+    """Tell whether the folder of the store's file is missing, which the store itself tells best."""
+    path = getattr(store, "path", None)
+    try:
+        return isinstance(path, Path) and not path.parent.is_dir()
+    except OSError:  # another user's, so it cannot be told
+        return False
 
 
 def _journal(rows: int) -> Finding:

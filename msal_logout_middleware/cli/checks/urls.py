@@ -40,7 +40,9 @@ def check_urls(registered: Mapping[str, str]) -> Finding:
         seen = f"{', '.join(plain)}: not https, so session cookies go over the network in clear"
         return Finding(check, "error", seen, "serve the app over https")
     if plain:
-        seen = f"{', '.join(plain)}: not https, which is for development; providers take https only"
+        seen = (
+            f"{', '.join(plain)}: not https, which is for development; providers take http only for localhost"
+        )
         return Finding(check, "warning", seen, "give post_logout_redirect_uri (or --url) as users see it")
     if all(is_loopback(urlsplit(url).hostname) for url in registered.values()):
         seen = "they are of this machine only: the provider cannot call them, nor other people's browsers"
