@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from tests.stories.servers import until
 
 LONG_SECONDS = 60
 _NOBODY = 65534
+_PR_SET_PDEATHSIG = 1
 
 
 def _as_nobody() -> dict[str, object]:
@@ -29,6 +31,12 @@ def _as_nobody() -> dict[str, object]:
     if os.name == "nt" or os.geteuid() != 0:
         return {}
     return {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process when the tests' own is killed, which can stop nothing any more."""
+    with suppress(AttributeError, OSError):  # only Linux can
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Database:
@@ -83,7 +91,12 @@ class Database:
         """Start the server, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*map(str, self.command())], stdin=subprocess.DEVNULL, stdout=log, stderr=log, **_as_nobody()
+                [*map(str, self.command())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_die_with_parent,
+                **_as_nobody(),
             )
 
         def answers() -> bool:
