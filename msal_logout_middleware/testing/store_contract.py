@@ -917,6 +917,13 @@ class StoreContract(TokenCacheStoreContract):
         clock.advance(-24 * _HOUR)
         assert [row.work for row in await settle(store.take(limit=9, lease_seconds=1))] == [b"1"]
 
+    async def test_clock_that_is_set_back_a_little_gives_no_work_away(
+        self, store: Store, clock: Clock
+    ) -> None:
+        await settle(store.end(self.ending(handles=("h",), work=b"1")))
+        clock.advance(-1)
+        assert list(await settle(store.take(limit=9, lease_seconds=1))) == []
+
     # The feed of marks
 
     async def test_marks_come_in_the_order_of_their_endings_with_all_that_they_say(

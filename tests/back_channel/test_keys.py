@@ -501,3 +501,14 @@ def test_embedded_providers_own_logout_token_is_taken() -> None:
         verified = run(trust.verify(checked, BlockingWorld(), wait_seconds=30))
         assert isinstance(verified, LogoutToken)
         assert (verified.sid, verified.sub) == ("session", None)
+
+
+@pytest.mark.parametrize(
+    ("tid", "issued"), [("{}", True), ("{}x", False), ("{}/v2.0/x", False), ("x{}", False), (" {}", False)]
+)
+def test_tenant_is_an_id_in_either_case_and_nothing_more(tid: str, issued: bool) -> None:
+    tenant = "AAAAAAAA-2222-3333-4444-555555555555"
+    some = Issuer("https://op.example/{tenantid}/v2.0", frozenset([tenant.lower()]))
+    for of_any in (some, Issuer(some.identifier)):
+        for named in (tid.format(tenant), tid.format(tenant.lower())):
+            assert of_any.issued(f"https://op.example/{named}/v2.0", named) is issued

@@ -6,6 +6,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -171,6 +172,20 @@ class TestRepeats:
         assert is_refused(one_caller.post(token))
         assert one_caller.site.user(ann) == "sub-of-ann"
         assert one_caller.site.events[-1] == LogoutRefused("back-channel", "the token has been used before")
+
+    def test_token_is_good_once_for_as_long_as_its_age_is_borne(self, provider, either_door, monkeypatch):
+        """Though the provider's clock is as far ahead as it may be."""
+        now = [float(provider.now())]
+        either_door.store = MemoryStore(clock=lambda: now[0])
+        caller = build(provider, either_door)
+        rules = caller.site.logout.configuration.logout_token_rules
+        monkeypatch.setattr(back_channel, "time", SimpleNamespace(time=lambda: now[0]))
+        iat = now[0] + rules.clock_skew_seconds
+        token = caller.token(sid="a-session", iat=iat, exp=iat + 10_000)
+        assert is_done(caller.post(token))
+        now[0] = iat + rules.maximum_age_seconds + rules.clock_skew_seconds - 1
+        assert is_refused(caller.post(token))
+        assert caller.site.events[-1] == LogoutRefused("back-channel", "the token has been used before")
 
     def test_token_is_good_again_if_the_first_try_failed_on_our_side(self, provider, either_door):
         either_door.store = Faulty(MemoryStore())

@@ -512,6 +512,28 @@ class TestConnectionsThatStayOpen:
         sent = streamed(site, ann, "/stream/chunks")
         assert sent == (b"first " if closes else b"first last")
 
+    def test_stream_is_cut_off_if_the_store_cannot_be_asked_whose_session_has_ended(self, site):
+        site.store = Faulty(MemoryStore())
+        site.build(close_streams=True)
+        other, _ = site.worker(store=site.store.inner)
+        last = b"the last of 5000"
+
+        def chunks(_):
+            def body():
+                yield b"first "
+                other.end_sessions(iss=signing_in("bob")["iss"], sub="sub-of-bob")
+                site.store.away = {"marks_since"}
+                for _ in range(5000):
+                    yield b"."
+                yield last
+
+            return body()
+
+        site.does["chunks"] = chunks
+        body = streamed(site, site.sign_in(signing_in("ann")), "/stream/chunks")
+        assert body.startswith(b"first ")
+        assert not body.endswith(last)
+
 
 def talk(site, browser, then=None, *, hang_up=False):
     """Open a WebSocket with a browser's cookies; do something once it is open; return what was sent until its end."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
+from types import SimpleNamespace
 from urllib.parse import urlencode, urljoin
 
+import itsdangerous.timed
 import pytest
 
 from msal_logout_middleware.events import LogoutEnded, SessionUnknowable
+from msal_logout_middleware.exchange import Exchange
+from msal_logout_middleware.http import Request
 from msal_logout_middleware.provider import Provider
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.testing import CookieJar
@@ -388,6 +393,37 @@ class TestSessionState:
         assert browser.user() == "sub-of-ann"
         site.front_channel(sid="the victim's session")
         assert browser.user() is None
+
+    def test_exchange_is_carried_for_a_minute_only(self, site, browser, monkeypatch):
+        site.redirects_forms = True
+        answer = browser.request("POST", "/callback", form=dict(self.ANSWER), initiator=ENTRA, hops=0)
+        assert browser.jar.value("msal_logout_exchange", "http://localhost/callback")  # its clock goes wrong
+        monkeypatch.setattr(itsdangerous.timed, "time", SimpleNamespace(time=lambda: time.time() + 120))
+        browser.request("GET", answer.location)
+        assert browser.user() == "sub-of-ann"
+        site.front_channel(sid="a-session")
+        assert browser.user() == "sub-of-ann"
+
+    @pytest.mark.parametrize(
+        ("status", "location", "carries"),
+        [
+            (303, "/me", True),
+            (303, "http://localhost/me", True),
+            (303, "https://localhost/me", False),
+            (303, "https://elsewhere.example/me", False),
+            (303, "//elsewhere.example/me", False),
+            (303, "http://[", False),
+            (201, "/me", False),
+            (200, "/me", False),
+        ],
+    )
+    def test_exchange_is_carried_by_a_redirect_within_the_app_only(
+        self, either_door, status, location, carries
+    ):
+        site = either_door.build()
+        exchange = Exchange(site.logout.configuration, Request("GET", "/callback", urlencode(self.ANSWER)))
+        assert exchange.sid == "a-session"
+        assert bool(exchange.headers(status, location)) is carries
 
     def test_exchange_that_was_led_elsewhere_is_not_carried_into_a_sign_in(self, site, browser):
         """The attacker's page closes the window before the redirect's target is loaded."""

@@ -87,6 +87,18 @@ def test_name_with_many_blanks_in_it_costs_no_time():
     assert not is_torn(f'{header}; session="{"x" * 1_000_000}"', ["session"])
 
 
+def test_many_chunks_of_sessions_are_not_put_together_in_every_way():
+    header = "; ".join(f"{name}={number}" for name in ("a", "b", "c") for number in range(50))
+    assert len(session_cookies(header, ["a", "b", "c"])) == 150
+
+
+@pytest.mark.parametrize(
+    ("value", "torn"), [('"x"', False), ('"x\\"y"', False), ('"x', True), ('"x"y', True), ('"x\\"', True)]
+)
+def test_quote_that_is_closed_in_the_middle_is_torn(value, torn):
+    assert is_torn(f"a=1; session={value}; b=2", ["session"]) is torn
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_session_cookies_in_one_request_are_read_by_nobody(kind):
     site = Site(kind, KINDS[kind]).build(wrap=Faulty)

@@ -188,6 +188,18 @@ def test_ending_that_is_committed_late_spares_whoever_signed_in_since(flask_site
 
 
 @pytest.mark.usefixtures("nobody_else_tidies")
+def test_ending_that_is_committed_at_last_refuses_no_later_sign_in(flask_site):
+    site = flask_site
+    site.sign_in(signing_in("ann"))
+    site.store.away = {"end"}
+    assert site.logout.end_sessions(sid="a-session").left
+    site.store.away = set()
+    site.tidy()
+    ann = site.sign_in(signing_in("ann"))
+    assert site.user(ann) == "sub-of-ann"
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
 def test_session_that_cannot_be_read_ends_when_it_can():
     site = Site("flask-session", KINDS["flask-session"]).build(wrap=Faulty)
     ann = site.sign_in(signing_in("ann"))

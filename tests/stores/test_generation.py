@@ -10,7 +10,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,9 @@ from msal_logout_middleware.stores.sqlite import SQLiteStore
 
 from . import workers
 from .readers import Reader
+
+if sys.platform != "win32":
+    import fcntl
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no locks of files and no shared maps here")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
@@ -425,3 +428,76 @@ def test_generation_of_a_memory_store_is_not_told_in_a_forked_child() -> None:
         os._exit(0 if store.generation() is None and MemoryStore().generation() is not None else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert store.generation() is not None
+
+
+# What happens between two calls to the system
+
+
+class Meanwhile:
+    """Does something to the word's file once, just before it is locked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]) -> None:
+        self.then: Callable[[], object] | None = then
+        self.flock = fcntl.flock
+        monkeypatch.setattr(generation_module.fcntl, "flock", self)
+
+    def __call__(self, descriptor: int, operation: int) -> None:
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        self.flock(descriptor, operation)
+
+
+@pytest.mark.parametrize("is_replaced", [True, False], ids=["replaced", "removed"])
+def test_ending_is_told_though_the_file_goes_just_before_it_is_locked(
+    store: SQLiteStore, reader: Reader, word: Path, monkeypatch: pytest.MonkeyPatch, is_replaced: bool
+) -> None:
+    end(store, "a")
+    reader.look()
+    old = word.read_bytes()
+
+    def goes() -> None:
+        word.unlink()
+        if is_replaced:
+            word.write_bytes(old)  # as from a backup
+
+    Meanwhile(monkeypatch, goes)
+    end(store, "b")
+    assert struct.unpack("Q", word.read_bytes())[0] == store.generation()
+    assert word.read_bytes() != old
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files cannot be counted here")
+def test_endings_leave_no_file_open(store: SQLiteStore, path: Path) -> None:
+    def open_files() -> int:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    generation = Generation(path)
+    end(store, "a")
+    before = open_files()
+    for number in range(5):
+        end(store, str(number))
+    with generation.changing(1, wait_seconds=0):
+        holds = open_files()
+        for _ in range(5):
+            with pytest.raises(TimeoutError), Generation(path).changing(2, wait_seconds=0):
+                pass
+        assert open_files() == holds
+    assert open_files() == before
+
+
+@forks
+@may_warn
+def test_reader_of_a_file_that_was_cut_lives_on(
+    store: SQLiteStore, word: Path, path: Path, monotonic: Monotonic
+) -> None:
+    """The kernel kills who reads beyond the end of a mapped file."""
+    end(store, "a")
+    generation = Generation(path)
+    assert generation.read() is not None
+    os.truncate(word, 0)
+    monotonic.now += 10
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if generation.read() is None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -1,6 +1,7 @@
 """What MemoryStore is beyond the contract: of one process, and cheap."""
 
 import os
+import threading
 
 import pytest
 
@@ -35,6 +36,24 @@ def test_store_of_a_process_that_forked_is_refused_in_the_workers() -> None:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert store.load("alice").data == b"1"
+
+
+def test_clock_that_fails_once_locks_nobody_out() -> None:
+    told = iter([OSError, 1000.0])
+
+    def fails_once() -> float:
+        now = next(told)
+        if isinstance(now, float):
+            return now
+        raise now
+
+    store = MemoryStore(clock=fails_once)
+    with pytest.raises(OSError):
+        store.open_rows()
+    call = threading.Thread(target=store.open_rows, daemon=True)
+    call.start()
+    call.join(20)
+    assert not call.is_alive()
 
 
 def test_key_that_is_not_unicode_is_refused() -> None:
