@@ -13,13 +13,14 @@ READY := $(VENV)/ready
 TYPED := msal_logout_middleware $(wildcard tests/typed_api.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench soak docs mutants build clean
+.PHONY: help setup demo test check lint types bench matrix soak docs mutants build clean
 
 help:
 	@echo "make demo      sign in and out of two small apps, side by side (ARGS=--walk: without a browser)"
 	@echo "make test      all tests, and the coverage of branches"
 	@echo "make check     lint, format, types, documentation"
 	@echo "make bench     measure (ARGS=--quick: briefly)"
+	@echo "make matrix    the store contract by every client and driver"
 	@echo "make soak      many rounds and long loads"
 	@echo "make docs      build the documentation into site/"
 	@echo "make mutants   take each promise's code out of a copy, and see the tests fail"
@@ -55,6 +56,9 @@ types: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
+
+matrix: $(READY)
+	$(BIN)/python -m pytest -m matrix -n auto $(ARGS)
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak $(ARGS)

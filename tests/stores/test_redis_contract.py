@@ -49,11 +49,13 @@ class TestRedis(Plain):
     client = "redis.Redis"
 
 
+@pytest.mark.matrix
 class TestRedisThatDecodes(Plain):
     client = "redis.Redis"
     options: ClassVar = {"decode_responses": True, "protocol": 3}
 
 
+@pytest.mark.matrix
 class TestValkey(Plain):
     client = "valkey.Valkey"
 
@@ -62,15 +64,18 @@ class TestRedisAsyncio(Asynchronous):
     client = "redis.asyncio.Redis"
 
 
+@pytest.mark.matrix
 class TestRedisAsyncioThatDecodes(Asynchronous):
     client = "redis.asyncio.Redis"
     options: ClassVar = {"decode_responses": True, "protocol": 3}
 
 
+@pytest.mark.matrix
 class TestValkeyAsyncio(Asynchronous):
     client = "valkey.asyncio.Valkey"
 
 
+@pytest.mark.matrix
 class TestURL(StoreContract):
     @pytest.fixture
     def store(self, server: Server, clock: Clock):
@@ -89,10 +94,12 @@ class TestRedisCluster(OfCluster, Plain):
     client = "redis.cluster.RedisCluster"
 
 
+@pytest.mark.matrix
 class TestValkeyClusterAsyncio(OfCluster, Asynchronous):
     client = "valkey.asyncio.cluster.ValkeyCluster"
 
 
+@pytest.mark.matrix
 class TestRedisClusterAsyncio(OfCluster, Asynchronous):
     client = "redis.asyncio.cluster.RedisCluster"
 

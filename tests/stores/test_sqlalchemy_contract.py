@@ -31,6 +31,7 @@ class TestSQLite(StoreContract):
         store.close()
 
 
+@pytest.mark.matrix
 class TestAiosqlite(StoreContract):
     @pytest.fixture
     async def store(self, tmp_path: Path, options: dict[str, Any]):
@@ -47,6 +48,7 @@ class TestPsycopg(StoreContract):
         store.close()
 
 
+@pytest.mark.matrix
 class TestAsyncPsycopg(StoreContract):
     @pytest.fixture
     async def store(self, postgresql: PostgreSQL, options: dict[str, Any]):
@@ -65,6 +67,7 @@ class TestAsyncpg(StoreContract):
         await store.close()
 
 
+@pytest.mark.matrix
 class TestPyMySQL(StoreContract):
     @pytest.fixture
     def store(self, mariadb: MariaDB, options: dict[str, Any]):
@@ -73,6 +76,7 @@ class TestPyMySQL(StoreContract):
         store.close()
 
 
+@pytest.mark.matrix
 class TestAsyncmy(StoreContract):
     @pytest.fixture
     async def store(self, mariadb: MariaDB, options: dict[str, Any]):
@@ -111,6 +115,7 @@ class TestRowsOfAsyncpg(TokenCacheRowsContract):
             await store.close()
 
 
+@pytest.mark.matrix
 class TestRowsOfPyMySQL(TokenCacheRowsContract):
     @pytest.fixture
     def open_store(self, mariadb: MariaDB, options: dict[str, Any]):
