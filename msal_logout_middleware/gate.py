@@ -126,11 +126,17 @@ class Gate:
     async def _judge(self, found: Found, header: str | bytes, cookie_header: str, world: World) -> Visit:
         dead: list[str] = []
         visit = self.nobody
+        doubts = self._memory.doubts
         generation = await self._memory.renew()
         # Of several sessions each has to be looked at each time.
         header_of_one = header if len(found) == 1 else None
         alive: list[str] = []
-        for cookies, what in found:
+        for cookies, remembered in found:
+            what: Session | Seen | None = remembered
+            if doubts != self._memory.doubts:  # it is not remembered any more: the index may have lost it
+                what = await self._session_in(cookies)
+            if what is None:
+                continue
             seen = what if isinstance(what, Seen) else await self._learning.recognise(what, world)
             if self._memory.lives(seen, generation):
                 alive.append(cookies)

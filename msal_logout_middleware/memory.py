@@ -113,7 +113,8 @@ class Memory:
     """What one worker remembers.
 
     `generation` is the store's. `visits` remembers what was found out about whole `Cookie` headers, each under its
-    `sample`: it holds as long as the session's `lives_at` is the store's generation.
+    `sample`: it holds as long as the session's `lives_at` is the store's generation. `doubts` counts how often all of it
+    was put in doubt.
 
     Args:
         config: The configuration.
@@ -126,7 +127,7 @@ class Memory:
         self._config = config
         self._by_cookies: dict[str, Seen] = {}
         self._by_handle: dict[str, Seen] = {}
-        self._doubts = 0
+        self.doubts = 0
         self._all: weakref.WeakSet[Seen] = weakref.WeakSet()
         config.unmarked.on_add = self.doubt
 
@@ -148,11 +149,11 @@ class Memory:
 
     def lives(self, seen: Seen, generation: int) -> bool:
         """Tell whether a session lives, by marks that are complete for a generation; and note it."""
-        doubts = self._doubts
+        doubts = self.doubts
         if self._is_ended(seen):
             return False
         seen.lives_at = generation
-        if self._doubts != doubts:  # another thread could not commit an ending meanwhile
+        if self.doubts != doubts:  # another thread could not commit an ending meanwhile
             seen.lives_at = _NO_GENERATION
         return True
 
@@ -226,7 +227,7 @@ class Memory:
 
     def doubt(self) -> None:
         """Have every session looked at again, those of running requests as well."""
-        self._doubts += 1
+        self.doubts += 1
         while True:
             with suppress(RuntimeError):  # another thread has added one
                 everybody = list(self._all)
