@@ -113,8 +113,8 @@ class Memory:
     """What one worker remembers.
 
     `generation` is the store's. `visits` remembers what was found out about whole `Cookie` headers, each under its
-    `sample`: it holds as long as the session's `lives_at` is the store's generation. `doubts` counts how often all of it
-    was put in doubt.
+    `sample`: it holds as long as the session's `lives_at` is the store's generation. `doubts` counts how often all of
+    it was put in doubt.
 
     Args:
         config: The configuration.
