@@ -514,6 +514,11 @@ class _SQLite(sqlite3.Connection):
 
     file: tuple[int, int] | None = None
 
+    def __del__(self) -> None:
+        """Close what nobody has closed: everything is committed, and Python 3.13 would warn of it."""
+        with suppress(sqlite3.Error):  # it was never opened
+            self.close()
+
 
 class _Connection(NamedTuple):
     """A connection, and the opening of the store it is of."""

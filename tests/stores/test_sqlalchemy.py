@@ -787,7 +787,10 @@ def test_database_without_room_for_a_lock_in_time_is_told(database: Database, ma
     other.load("alice")
     with store._transactions.begin() as connection:
         store._operations.end(connection, Pending(DEAD))
-        with pytest.raises(StoreError, match=r"timeout_seconds|locked by another worker"):
+        # MariaDB's client gives up at the same moment as the server, so that either may be first.
+        with pytest.raises(
+            StoreError, match=r"timeout_seconds|locked by another worker|closed the connection"
+        ):
             other.end(DEAD)
     assert other.end(DEAD).claimed
 
