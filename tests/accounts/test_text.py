@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 
@@ -25,6 +26,12 @@ STYLES = {
     "final newline": lambda value: json.dumps(value, indent=2) + "\n",
 }
 styles = pytest.mark.parametrize("write", STYLES.values(), ids=STYLES)
+
+
+@pytest.fixture(autouse=True)
+def _time_stands_still(monkeypatch):
+    """MSAL notes the second at which it writes an entry."""
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_000.0)
 
 
 @styles
