@@ -7,7 +7,9 @@
 PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 ARGS ?=
+AGAIN ?=
 
+LAST_FAILED := --last-failed --last-failed-no-failures none
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TYPED := msal_logout_middleware $(wildcard tests/typed_api.py)
@@ -40,7 +42,7 @@ demo: $(READY)
 # `coverage run`, not a pytest plugin: our own pytest plugin is imported before any plugin could measure it.
 test: $(READY)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n auto $(ARGS)
+	$(BIN)/coverage run -m pytest -n auto $(ARGS) $(if $(AGAIN),|| $(BIN)/coverage run -m pytest $(LAST_FAILED))
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -58,7 +60,7 @@ bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
 
 matrix: $(READY)
-	$(BIN)/python -m pytest -m matrix -n auto $(ARGS)
+	$(BIN)/python -m pytest -m matrix -n auto $(ARGS) $(if $(AGAIN),|| $(BIN)/python -m pytest -m matrix $(LAST_FAILED))
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak $(ARGS)
