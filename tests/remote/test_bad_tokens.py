@@ -30,6 +30,9 @@ class Target:
 
     def __init__(self, kind, provider, now):
         self.provider, self.now = provider, now
+        provider.keys.sign(
+            {}, algorithm="ES256"
+        )  # whose key is published from then on, and so held from the beginning
         self.client = provider.generic.register(client_id="the app")
         self.site = Site(kind, KINDS[kind]).build(provider=self.discovered())
         self.by = Issuing(
