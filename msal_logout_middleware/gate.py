@@ -162,7 +162,9 @@ class Gate:
         if session is None or (session.claims is None and session.id is None):
             return None
         seen = await self._learning.recognise(session, world)
-        self._memory.lives(seen, generation)
+        if not self._memory.lives(seen, generation):
+            # Together they lead to what none of them led to alone.
+            return Visit(dead=(cookie_header,), cuts_all=True)
         return self._found(None, cookie_header, seen)
 
     def _found(self, header: str | bytes | None, cookies: str, seen: Seen) -> Visit:
