@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 import trustme
@@ -60,7 +61,9 @@ def fetches(monkeypatch):
             begun.append(self)
             super().start()
 
-    monkeypatch.setattr("msal_logout_middleware.fetch.threading.Thread", Noted)
+    monkeypatch.setattr(
+        "msal_logout_middleware.fetch.threading", SimpleNamespace(Thread=Noted, Lock=threading.Lock)
+    )
 
     def end():
         assert begun
