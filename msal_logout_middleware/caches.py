@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -105,6 +105,8 @@ class InStore:
         store: Where the rows are.
         cache_key: Makes the key of ID token claims.
         attempts: How often a removal is tried against other writers of the row.
+        is_one_users: Whether no two users ever share a key, as with the default one: a row may then go as a whole,
+            which a store on another machine does in the one operation that ends a session.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class InStore:
         *,
         cache_key: Callable[[Claims], str] = home_account_id,
         attempts: int = 16,
+        is_one_users: bool | None = None,
     ) -> None:
         if attempts < 1:
             raise ValueError("attempts must be at least 1")
@@ -120,6 +123,7 @@ class InStore:
         self.blocking = bool(getattr(store, "blocking", True))
         self.guarded = True
         self.store = store
+        self.is_one_users = cache_key is home_account_id if is_one_users is None else is_one_users
         self._cache_key = cache_key
         self._attempts = attempts
 
@@ -218,6 +222,15 @@ def without(data: bytes | str, claims: Claims) -> accounts.Removal:
     except DamagedCache as error:
         logger.error(_DAMAGED, error)  # noqa: TRY400  # the error's own words, which hold no content
         return _NOTHING
+
+
+def removed_from(rows: Iterable[bytes | None], claims: Claims) -> Removed:
+    """Return what went with token caches that were a user's alone, and were removed as a whole."""
+    removed = Removed({})
+    for data in rows:
+        if data is not None:
+            removed = _and(removed, without(data, claims))
+    return removed
 
 
 def _and(removed: Removed, removal: accounts.Removal) -> Removed:

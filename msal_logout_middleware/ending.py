@@ -13,10 +13,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from ._drive import MaybeAwaitable, World, settle
-from .caches import Removed
+from .caches import Removed, removed_from
 from .configuration import Configuration
 from .errors import LogoutError
 from .events import Channel, LogoutEnded, LogoutFailed, LogoutStarted
@@ -204,16 +205,21 @@ async def end_sessions(
         What was done, and what is left. Nothing is raised for a part that failed.
     """
     target = target or Target()
-    ended = await steps.do("mark", lambda: _mark(config, work, target))
+    drops = config.drops_caches and not view_follows and all(session.handles for session in work.sessions)
+    ended = await steps.do("mark", lambda: _mark(config, work, target, drops=drops))
     if ended is None:
         await put_off(config, work, target)
     elif not ended.claimed:
         return Outcome(work, (), Removed({}), replayed=True)
     else:
-        work = _with_found(config, work, [record.data for record in ended.records], ended.row, steps)
+        done = frozenset(record.data for record in ended.records if record.handle in ended.dropped)
+        work = _with_found(
+            config, work, [record.data for record in ended.records], ended.row, steps, done=done
+        )
     if ended is None or not work.is_empty:
         await config.tell(LogoutStarted(work.channel, work.short))
-    outcome = await _clear(config, work, steps, contents=contents, delete=not view_follows)
+    dropped = ended.dropped if ended else {}
+    outcome = await _clear(config, work, steps, contents=contents, delete=not view_follows, dropped=dropped)
     return outcome if view_follows else await finish(config, outcome, steps)
 
 
@@ -263,7 +269,7 @@ async def finish(config: Configuration, outcome: Outcome, steps: Steps) -> Outco
     return outcome
 
 
-async def _mark(config: Configuration, work: Work, target: Target) -> Ended:
+async def _mark(config: Configuration, work: Work, target: Target, *, drops: bool) -> Ended:
     ending = Ending(
         handles=(*_handles(work), *target.handles),
         found_by=target.found_by,
@@ -272,6 +278,7 @@ async def _mark(config: Configuration, work: Work, target: Target) -> Ended:
         expires_at=time.time() + config.session_lifetime_seconds + _BEYOND_SECONDS,
         work=None if work.row else _sealed(config.seal, work),
         jti=target.jti,
+        drops=drops,
     )
     return await settle(config.store.end(ending))
 
@@ -294,11 +301,17 @@ async def _clear(
     contents: Session | None = None,
     read: bool = True,
     delete: bool = True,
+    dropped: Mapping[str, bytes | None] = MappingProxyType({}),
 ) -> Outcome:
     """Remove the accounts of what has ended, and delete the sessions."""
     sessions: list[KnownSession] = []
     removed = Removed({})
-    cleared: set[tuple[object, ...]] = set()
+    gone: set[tuple[object, ...]] = set()
+    for ended in work.sessions:
+        if any(handle in dropped for handle in ended.handles):
+            gone.add((*ended.user, ended.cache_key))
+            removed += removed_from([dropped.get(handle) for handle in ended.handles], ended.claims)
+    cleared = set(gone)
     for ended in work.sessions:
         # The contents are those of the session that was known before others were found.
         session, held, readable = ended, contents if ended is work.sessions[0] else None, True
@@ -308,7 +321,8 @@ async def _clear(
             readable = found is not None
         sessions.append(session)
         account = (*session.user, session.cache_key)
-        if held is not None or account not in cleared:  # one removal does for all sessions of a user
+        # One removal does for all sessions of a user, but not where the session's contents may have more.
+        if account not in gone and (held is not None or account not in cleared):
             cleared.add(account)
             removed += await steps.do(
                 "accounts", partial(_remove_accounts, config, session, held)
@@ -376,15 +390,24 @@ def is_of(session: KnownSession, claims: Claims) -> bool:
 
 
 def _with_found(
-    config: Configuration, work: Work, found: Iterable[bytes], row: str | None, steps: Steps
+    config: Configuration,
+    work: Work,
+    found: Iterable[bytes],
+    row: str | None,
+    steps: Steps,
+    *,
+    done: frozenset[bytes] = frozenset(),
 ) -> Work:
     """Return the work, with the sessions that the store has ended beside those that were known.
 
-    One that no secret opens is left to a worker that has its secret: the journal's row stays.
+    One that no secret opens is left to a worker that has its secret: the journal's row stays. But not one of those
+    that are `done`, since their token caches went with them.
     """
     sessions = {session.handles: session for session in work.sessions}
     for data in found:
         session = opened(config.seal, data)
+        if session is None and data in done:
+            continue
         if session is None:
             logger.error("a session's record was sealed with a secret that this worker does not have")
             steps.leave("read")

@@ -126,4 +126,5 @@ class Learning:
 
     def _new_record(self, known: KnownSession, group: str) -> SessionRecord:
         expires_at = time.time() + self._config.session_lifetime_seconds
-        return known.record(self._config.seal, session=group, expires_at=expires_at)
+        drops = self._config.drops_caches
+        return known.record(self._config.seal, session=group, expires_at=expires_at, has_own_cache=drops)

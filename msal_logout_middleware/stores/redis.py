@@ -90,6 +90,7 @@ class RedisStore:
         self._prefix = prefix
         base = f"{{{prefix}}}:"
         self._base = _encoded(base)
+        self._caches = _encoded(f"{prefix}:cache:")
         self._index = tuple(_encoded(base + name) for name in scripts.INDEX_KEYS)
         self._clock = clock
         self._token_cache_lifetime = token_cache_lifetime_seconds
@@ -108,6 +109,8 @@ class RedisStore:
         self._feed = Feed(_Source(self), bound_seconds=bound_seconds, beat_seconds=beat, wall_clock=clock)
         self.generation: Callable[[], int | None] = self._feed.generation
         """The number of the last ending in whatever process; `None` while the server does not vouch for it."""
+        self.drops_caches: bool = not (self._server.is_cluster or wait_replicas)
+        """Whether a session's token cache can be removed by the script that ends it: the same server has both."""
 
     # Token caches
 
@@ -133,19 +136,27 @@ class RedisStore:
 
     def _cache(self, key: str) -> bytes:
         """Return where a token cache is: its key often is a user's id, and a removed one is remembered for a while."""
-        return _encoded(f"{self._prefix}:cache:{hashlib.sha256(_encoded(key)).hexdigest()}")
+        return self._caches + _row(key).encode()
 
     # The session index
 
     def add(self, record: SessionRecord, *, sign_in: bool) -> MaybeAwaitable[bool]:
         """Record a session under its first handle; `False` if it has ended."""
         now = self._clock()
-        return self._run(bool, scripts.ADD, now, *_written(record, now), int(sign_in))
+        return self._run(bool, scripts.ADD, now, *self._written(record, now), int(sign_in))
 
     def join(self, record: SessionRecord) -> MaybeAwaitable[bool]:
         """Record one more handle of a session, or more keys of one that it has; `False` if it has ended."""
         now = self._clock()
-        return self._run(bool, scripts.JOIN, now, *_written(record, now))
+        return self._run(bool, scripts.JOIN, now, *self._written(record, now))
+
+    def _written(self, record: SessionRecord, now: float) -> list[Any]:
+        times: list[float | str] = [record.issued_at, record.expires_at]
+        if record.cache is not None and self.drops_caches:
+            times.append(_row(record.cache))
+        kept = _kept(record.expires_at, now)
+        head = (_json(record.session), _json(record.keys), _json(times)[1:-1])
+        return [_encoded(record.handle), *head, record.data, kept]
 
     def get(self, handle: str) -> MaybeAwaitable[SessionRecord | None]:
         """Return the record of a live handle."""
@@ -163,7 +174,8 @@ class RedisStore:
     def end(self, ending: Ending) -> MaybeAwaitable[Ended]:
         """End sessions: marks, journal and `jti` in one script. Every ending is committed here."""
         now, name = self._clock(), _new_name()
-        args = [name, *_new_store(), _kept(ending.expires_at, now), _json(_as_list(ending, now))]
+        drops = self._dropping(now) if ending.drops and self.drops_caches else False
+        args = [name, *_new_store(), _kept(ending.expires_at, now), _json([*_as_list(ending, now), drops])]
         if ending.work is not None:
             args.append(ending.work)
         return self._server.drive(self._end(name, now, args, waits=ending.work is None))
@@ -174,14 +186,22 @@ class RedisStore:
             answer, acknowledged = await self._server.call(
                 scripts.END, self._index, [repr(now), *args], replicas=replicas
             )
-            claimed, has_row, sequence, message, records = answer
+            claimed, has_row, sequence, message, records, dropped = answer
             if message == b"again":  # the first answer was lost, and with it who else has ended something
                 self._feed.doubt()
             elif message:
                 self._feed.ended(_news(message))
         if message and acknowledged < replicas:
             raise _too_few(acknowledged, replicas)
-        return Ended(bool(claimed), name if has_row else None, sequence, tuple(_records(records)))
+        caches = {handle.decode(): data for handle, data in zip(dropped[::2], dropped[1::2], strict=True)}
+        row = name if has_row else None
+        return Ended(bool(claimed), row, sequence, tuple(_records(records)), caches)
+
+    def _dropping(self, now: float) -> list[str]:
+        """Say what the script leaves of a token cache: as `replace` does, its version, for a while."""
+        expires_at = now + self._removed_row
+        kept = str(_kept(expires_at, now))
+        return [self._caches.decode(), secrets.token_hex(16), repr(expires_at), kept]
 
     @contextmanager
     def _doubting(self) -> Iterator[None]:
@@ -556,10 +576,8 @@ def _positive(limit: int) -> int:
     return limit
 
 
-def _written(record: SessionRecord, now: float) -> list[Any]:
-    times = _json([record.issued_at, record.expires_at])[1:-1]
-    kept = _kept(record.expires_at, now)
-    return [_encoded(record.handle), _json(record.session), _json(record.keys), times, record.data, kept]
+def _row(key: str) -> str:
+    return hashlib.sha256(_encoded(key)).hexdigest()
 
 
 def _as_list(ending: Ending, now: float) -> list[Any]:
@@ -582,7 +600,7 @@ class _Stored(NamedTuple):
 
 def _stored(handle: str, value: bytes) -> _Stored:
     number, head, data = value.split(b"\n", 2)
-    session, keys, issued_at, expires_at = json.loads(head)
+    session, keys, issued_at, expires_at, *_ = json.loads(head)
     return _Stored(int(number), SessionRecord(handle, session, tuple(keys), issued_at, data, expires_at))
 
 
