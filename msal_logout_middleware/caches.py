@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -224,13 +224,21 @@ def without(data: bytes | str, claims: Claims) -> accounts.Removal:
         return _NOTHING
 
 
-def removed_from(rows: Iterable[bytes | None], claims: Claims) -> Removed:
-    """Return what went with token caches that were a user's alone, and were removed as a whole."""
-    removed = Removed({})
-    for data in rows:
-        if data is not None:
-            removed = _and(removed, without(data, claims))
-    return removed
+def removed_from(data: bytes, claims: Claims, *, wants_id_token: bool) -> Removed:
+    """Return what went with a token cache that was a user's alone, and was removed as a whole.
+
+    Args:
+        data: What stood there.
+        claims: ID token claims of the user.
+        wants_id_token: Whether anybody wants the user's ID token: to find it takes ten times as long.
+    """
+    if wants_id_token:
+        return _and(Removed({}), without(data, claims))
+    try:
+        return Removed(accounts.count(data))
+    except DamagedCache as error:
+        logger.error(_DAMAGED, error)  # noqa: TRY400  # the error's own words, which hold no content
+        return Removed({})
 
 
 def _and(removed: Removed, removal: accounts.Removal) -> Removed:

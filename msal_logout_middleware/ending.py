@@ -310,7 +310,9 @@ async def _clear(
     for ended in work.sessions:
         if any(handle in dropped for handle in ended.handles):
             gone.add((*ended.user, ended.cache_key))
-            removed += removed_from([dropped.get(handle) for handle in ended.handles], ended.claims)
+            wants = work.channel == "rp-initiated"  # the browser takes it to the provider
+            for data in filter(None, map(dropped.get, ended.handles)):
+                removed += removed_from(data, ended.claims, wants_id_token=wants)
     cleared = set(gone)
     for ended in work.sessions:
         # The contents are those of the session that was known before others were found.

@@ -253,3 +253,16 @@ def test_cluster_and_replicas_that_must_have_it_take_the_longer_way(server: Serv
     assert end(in_cluster, handles=("h0",)).row is not None
     for store in (in_cluster, with_replicas):
         store.close()
+
+
+def test_damaged_cache_goes_and_is_told(site: Any, store: Any, caplog: pytest.LogCaptureFixture) -> None:
+    site.build()
+    claims = signing_in("ann", sid="anns")
+    site.sign_in(claims, cache=False)
+    for damaged in (b"{", b"[1]", b'{"AccessToken": 3}', b"\xff", b'{"a": ' * 100_000):
+        loaded = store.load(home_account_id(claims))
+        assert store.replace(home_account_id(claims), loaded.version, damaged)
+        site.front_channel(sid="anns")
+        assert site.cache(claims) is None
+        site.sign_in(claims := signing_in("ann", sid="anns"), cache=False)
+    assert caplog.text.count("a token cache is damaged") >= 4

@@ -782,6 +782,8 @@ def test_what_finds_nobody_waits_for_no_writer(tmp_path: Path) -> None:
     store.sweep()
     with closing(sqlite3.connect(store.path)) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        assert store.end(Ending(found_by=("nobody's",), work=b"work")) == Ended(claimed=True, row=None, sequence=0)
+        assert store.end(Ending(found_by=("nobody's",), work=b"work")) == Ended(
+            claimed=True, row=None, sequence=0
+        )
         writer.rollback()
     store.close()
