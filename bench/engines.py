@@ -68,6 +68,10 @@ class Redis:
     def store(self, prefix: str) -> RedisStore:
         return RedisStore(self._client, prefix=prefix)
 
+    def size(self) -> int:
+        """Return the bytes that the server holds."""
+        return int(self._client.info("memory")["used_memory"])
+
     def fill(self, prefix: str, records: Iterator[SessionRecord]) -> None:
         """Record sessions; many scripts in one message, since a million messages would take minutes."""
         pipeline = self._client.pipeline(transaction=False)
@@ -128,6 +132,12 @@ class OfPostgreSQL:
 
     def store(self, prefix: str) -> SQLAlchemyStore:
         return SQLAlchemyStore(self._engine, prefix=prefix, listens=False)
+
+    def size(self) -> int:
+        """Return the bytes of the tables and their indexes, without what the next VACUUM gives back."""
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+            db.execute(sa.text("VACUUM FULL"))
+            return int(db.execute(sa.text("SELECT pg_database_size(current_database())")).scalar_one())
 
     def fill(self, prefix: str, records: Iterator[SessionRecord]) -> None:
         """Record sessions by COPY."""
