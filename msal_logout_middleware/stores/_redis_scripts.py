@@ -352,7 +352,7 @@ END = Script(
         keep(BEFORE, milliseconds)
     end
 
-    -- The token caches of the records, each with what stands there; what is removed keeps a version, as by REPLACE.
+    -- The token caches of the records: the row, and what stands there. What is removed keeps a version, as by REPLACE.
     local dropped, caches, is_all = {{}}, {{}}, #records > 0
     local function drop_cache(cache)
         local name = drop[1] .. cache
@@ -368,8 +368,7 @@ END = Script(
             local handle, cache = records[at], head_of(records[at + 1])[5]
             recorded[handle] = true
             if cache then
-                dropped[#dropped + 1] = handle
-                dropped[#dropped + 1] = not caches[cache] and drop_cache(cache)
+                dropped[#dropped + 1] = {{handle, cache, not caches[cache] and drop_cache(cache)}}
                 caches[cache] = true
             else
                 is_all = false
@@ -550,6 +549,24 @@ REPLACE = Script(
         redis.call('HDEL', KEYS[1], 'data')
     end
     redis.call('PEXPIRE', KEYS[1], ARGV[5])
+    return 1
+    """,
+)
+
+# KEYS: the token cache. ARGV: now, expected version, new version, data
+REPLACE_ROW = Script(
+    """
+    local row = redis.call('HMGET', KEYS[1], 'version', 'expires_at')
+    if redis.call('HEXISTS', KEYS[1], 'data') == 0 or tonumber(row[2]) <= tonumber(ARGV[1]) then
+        return 0
+    end
+    if row[1] == ARGV[3] then  -- the client sent it twice
+        return 1
+    end
+    if row[1] ~= ARGV[2] then
+        return 0
+    end
+    redis.call('HSET', KEYS[1], 'version', ARGV[3], 'data', ARGV[4])
     return 1
     """,
 )
