@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ._drive import settle
@@ -82,7 +82,7 @@ class Visit:
     """
 
     seen: Seen | None = None
-    dead: tuple[str, ...] = ()
+    dead: tuple[str, ...] = field(default=(), repr=False)
     unsure: bool = False
     plain: bool = False
     cuts_all: bool = False
