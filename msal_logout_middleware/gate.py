@@ -99,15 +99,17 @@ class Gate:
                 what = await self._session_in(cookies)
                 if what is not None:
                     found.append((cookies, what))
-            if not found:
+            if not found and len(candidates) < 2:
                 plain = not (self.learns_exchanges and COOKIE_NAME in cookie_header)
                 visit = self.nobody if plain else Visit()
                 if not any(name in cookie_header for name in self.names):
                     self._memory.remember(header, visit)
                 return visit
-            if (visit_of_memory := self._judged(found, header)) is not None:
+            if len(candidates) == 1 and (visit_of_memory := self._judged(found, header)) is not None:
                 return visit_of_memory
-            return await world.beside(self._judge(found, header, cookie_header, world))
+            # Several cookies have to be looked at each time.
+            header_of_one = header if len(candidates) == 1 else None
+            return await world.beside(self._judge(found, header_of_one, cookie_header, world))
         except Exception as error:  # any engine's
             await world.beside(self._unsure(error))
             return Visit(unsure=True)
@@ -115,7 +117,7 @@ class Gate:
     def _judged(self, found: Found, header: str | bytes) -> Visit | None:
         """Return the judgement of a request where memory has it; otherwise the store must be asked."""
         generation = self.generation()
-        if len(found) != 1 or generation is None or generation != self._memory.marks.generation:
+        if generation is None or generation != self._memory.marks.generation:
             return None
         ((cookies, what),) = found
         seen = what if isinstance(what, Seen) else self._memory.recalled(what)
@@ -123,14 +125,13 @@ class Gate:
             return None
         return self._found(header, cookies, seen)
 
-    async def _judge(self, found: Found, header: str | bytes, cookie_header: str, world: World) -> Visit:
+    async def _judge(
+        self, found: Found, header: str | bytes | None, cookie_header: str, world: World
+    ) -> Visit:
         dead: list[str] = []
-        visit = self.nobody
+        visit = Visit()
         doubts = self._memory.doubts
         generation = await self._memory.renew()
-        # Of several sessions each has to be looked at each time.
-        header_of_one = header if len(found) == 1 else None
-        alive: list[str] = []
         for cookies, remembered in found:
             what: Session | Seen | None = remembered
             if doubts != self._memory.doubts:  # it is not remembered any more: the index may have lost it
@@ -139,13 +140,17 @@ class Gate:
                 continue
             seen = what if isinstance(what, Seen) else await self._learning.recognise(what, world)
             if self._memory.lives(seen, generation):
-                alive.append(cookies)
-                visit = self._found(header_of_one, cookies, seen)
+                visit = self._found(header, cookies, seen)
             else:
                 await self._config.tell(SessionRefused(seen.short, during=False))
                 dead.append(cookies)
-        if len(alive) > 1:
-            visit = await self._taken(without(cookie_header, dead), generation, world) or visit
+        left = without(cookie_header, dead)
+        candidates = session_cookies(left, self.names)
+        if not set(candidates) <= set(session_cookies(cookie_header, self.names)):
+            # Such as of a session in chunks: what is left would lead where nobody has looked.
+            return Visit(dead=(cookie_header,), cuts_all=True)
+        if len(candidates) > 1:
+            visit = await self._taken(left, generation, world) or visit
         if not dead:
             return visit
         if visit.seen is None:  # what else would sign the user in again goes as well
@@ -154,7 +159,7 @@ class Gate:
         return replace(visit, dead=tuple(dead), plain=False)
 
     async def _taken(self, cookie_header: str, generation: int, world: World) -> Visit | None:
-        """Return the visit of the session that the framework takes of several, all of which live.
+        """Return the visit of the session that the framework takes of several cookies, none of which is dead by itself.
 
         What its request leads to is that session's: a sign-in of another's would outlive it.
         """

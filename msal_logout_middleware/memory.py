@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ._drive import settle
@@ -82,7 +82,7 @@ class Visit:
     """
 
     seen: Seen | None = None
-    dead: tuple[str, ...] = ()
+    dead: tuple[str, ...] = field(default=(), repr=False)
     unsure: bool = False
     plain: bool = False
     cuts_all: bool = False
@@ -179,8 +179,9 @@ class Memory:
         return not (seen.is_server_side and len(self._config.unmarked))
 
     def keep_cookies(self, cookies: str, seen: Seen) -> None:
-        """Remember which session cookies carry."""
-        _put(self._by_cookies, cookies, seen)
+        """Remember which session cookies carry, unless they are so long that few of them would fill the memory."""
+        if len(cookies) <= _LONGEST_REMEMBERED:
+            _put(self._by_cookies, cookies, seen)
 
     def recalled(self, session: Session) -> Seen | None:
         """Return what is known of a session by its handle, if it is still the sign-in that it was."""
@@ -212,8 +213,8 @@ class Memory:
         """
         visit = Visit(seen, plain=plain)
         # What an anonymous session keeps on the server may change without another cookie.
-        if seen.known is not None and len(cookies) <= _LONGEST_REMEMBERED:
-            _put(self._by_cookies, cookies, seen)
+        if seen.known is not None:
+            self.keep_cookies(cookies, seen)
             if header is not None and self.is_still(seen):
                 self.remember(header, visit)
         return visit

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
+from asgiref.wsgi import WsgiToAsgi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from msal_logout_middleware import Logout, asgi, wsgi
 from msal_logout_middleware.cookies import is_torn, session_cookies
+from msal_logout_middleware.http import Cookie
+from msal_logout_middleware.provider import Provider
+from msal_logout_middleware.session import Session
+from msal_logout_middleware.stores.memory import MemoryStore
+from tests.doors import AsgiDoor, WsgiDoor
 from tests.remote.conftest import signing_in
 from tests.remote.faults import Faulty
-from tests.sites import KINDS, Site
+from tests.sites import HOME, KINDS, SECRET, Site
+from tests.tokens import CLIENT_ID, TENANT
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -67,6 +76,19 @@ def test_app_sees_no_cookie_of_a_header_that_no_browser_sends(signed_out, header
     assert json.loads(answer.body)["cookies"] == []
 
 
+@pytest.mark.filterwarnings("ignore:async_to_sync was passed a non-async-marked callable")
+def test_stolen_cookie_in_pieces_is_refused_where_an_adapter_to_wsgi_would_put_a_comma_between_them():
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"]).build()
+    site.door = AsgiDoor(asgi.LogoutMiddleware(WsgiToAsgi(site.app), site.logout))
+    ann = site.sign_in(signing_in("ann"))
+    dead = ann.cookies["session"]
+    site.front_channel(sid="a-session")
+    # Characters that base64 has not are skipped when the signature is verified, the comma among them.
+    pieces = [("cookie", f"session={dead[:-1]}!!!"), ("cookie", dead[-1:])]
+    answer = site.door.call("GET", "/me", pieces, b"")
+    assert json.loads(answer.body) == {"user": None}
+
+
 PIECES = st.sampled_from(
     ['"', "\\", ";", "=", " ", "\t", "NAME", "START", "END", "DEAD", "x", ",", "\xa0", "\x85", "\x1c", "\x0c"]
 )
@@ -107,3 +129,65 @@ def test_many_session_cookies_in_one_request_are_read_by_nobody(kind):
     header = "; ".join([f"{name}={number}" for number in range(1000)] + ["a=1"])
     assert whose(site, header) is None
     assert not site.session.asked["read"]
+
+
+class InChunks:
+    """Reads sessions in chunks; each cookie of a name is one, so that what is led to depends on all that there are."""
+
+    server_side = False
+    secret = None
+    cookies = (Cookie("chunk0"), Cookie("chunk1"))
+
+    def __init__(self, claims_of):
+        self.claims_of = claims_of
+
+    def read(self, cookie_header):
+        pairs = sorted(pair.strip().split("=") for pair in cookie_header.split(";") if pair.strip())
+        claims = self.claims_of.get(" ".join(value for _, value in pairs))
+        return claims and Session(None, claims, {"user": claims})
+
+    def load(self, session_id): ...
+
+    def delete(self, session_id): ...
+
+
+def site_in_chunks(**claims_of):
+    """A site whose sessions are in chunks; after `_` comes the next one."""
+    reader = InChunks({chunks.replace("_", " "): claims for chunks, claims in claims_of.items()})
+    logout = Logout(
+        provider=Provider.entra(TENANT, CLIENT_ID),
+        session=reader,
+        store=MemoryStore(),
+        secret=SECRET,
+        post_logout_redirect_uri=HOME,
+    )
+
+    def me(environ, start_response):
+        session = reader.read(environ.get("HTTP_COOKIE", ""))
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps({"user": session and session.claims}).encode()]
+
+    return SimpleNamespace(logout=logout, door=WsgiDoor(wsgi.LogoutMiddleware(me, logout)))
+
+
+def test_what_is_left_of_chunks_does_not_lead_to_another_session_that_has_ended():
+    site = site_in_chunks(a_b=signing_in("ann", "a"), c=signing_in("ann", "b"))
+    for sid, header in {"a": "chunk0=a; chunk1=b", "b": "chunk0=c"}.items():
+        assert whose(site, header) == "sub-of-ann"
+        site.logout.end_sessions(sid=sid)
+        assert whose(site, header) is None
+    assert whose(site, "chunk0=a; chunk1=b; chunk0=c") is None
+
+
+@pytest.mark.parametrize("alone", [{}, {"a": "bob"}, {"a": "bob", "b": "carol"}], ids=len)
+def test_session_that_has_ended_is_refused_where_only_several_cookies_together_lead_to_it(alone):
+    others = {chunk: signing_in(user, user) for chunk, user in alone.items()}
+    site = site_in_chunks(a_b=signing_in("ann"), dead=signing_in("ann"), **others)
+    together = "chunk0=a;chunk0=b"
+    assert whose(site, together) == "sub-of-ann"
+    assert whose(site, "chunk0=dead") == "sub-of-ann"
+    site.logout.end_sessions(sid="a-session")
+    assert whose(site, together) is None
+    assert whose(site, f"chunk0=dead; {together}") is None
+    for chunk, user in alone.items():
+        assert whose(site, f"chunk0={chunk}") == f"sub-of-{user}"
