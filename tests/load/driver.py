@@ -84,6 +84,7 @@ class Load:
         seed: Of all that is random.
         bound_seconds: For how long after that answer somebody may still be served.
         survives: Whether it may happen that somebody who is not out cannot be served; that is written down.
+        clients: How many they are.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Load:
         seed: int,
         bound_seconds: float = 0.0,
         survives: bool = False,
+        clients: int = CLIENTS,
     ) -> None:
         self.people = people
         self.killed: set[int] = set()
@@ -106,6 +108,7 @@ class Load:
         self._ports = ports
         self._bound = bound_seconds
         self._survives = survives
+        self._clients = clients
         self._log_out = log_out
         self._kills = kills
         self._directory = directory
@@ -135,8 +138,8 @@ class Load:
     @contextmanager
     def ordinary_requests(self) -> Iterator[None]:
         """Make requests of everybody's until the end of the block, and longer if not every worker was asked."""
-        with ThreadPoolExecutor(CLIENTS) as pool:
-            clients = [pool.submit(self._make_requests, self._random.random()) for _ in range(CLIENTS)]
+        with ThreadPoolExecutor(self._clients) as pool:
+            clients = [pool.submit(self._make_requests, self._random.random()) for _ in range(self._clients)]
             try:
                 yield
                 self.wait_until(lambda: len(self._serving) >= WORKERS and len(self._refusing) >= WORKERS)

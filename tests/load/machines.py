@@ -24,6 +24,7 @@ from tests.races.token_endpoint import User
 from tests.stories.servers import bound, until
 
 MACHINES = 2
+SEED = 20240229
 
 
 @dataclass
@@ -105,6 +106,18 @@ def _command(kind: str, fd: int) -> list[str]:
         return ["-m", "uvicorn", "--fd", str(fd), *workers, "--log-level", "critical", "--factory", app]
     options = ("--threads", "2", "--log-level", "critical")
     return ["-m", "gunicorn", "--bind", f"fd://{fd}", *workers, *options, f"{app}()"]
+
+
+def load_of(place: Machines, people: list[Person], **options: Any) -> Load:
+    return Load(
+        place.ports,
+        people,
+        place.log_out,
+        directory=Path(place.setting.directory),
+        seed=SEED,
+        bound_seconds=place.setting.bound_seconds,
+        **options,
+    )
 
 
 @dataclass

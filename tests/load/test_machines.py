@@ -9,23 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.load.driver import Load, Person
+from tests.load.driver import Person
 from tests.load.machines import (
-    Machines,
     Measured,
     assert_nothing_is_left_but_of_who_stayed,
+    load_of,
     machines,
     watched,
 )
 from tests.stores.databases import PostgreSQL
 from tests.stores.servers import serving
 
-SEED = 20240229
 SHORT = [
     ("flask", "valkey", 24, 0),
     ("starlette", "valkey", 24, 2),
@@ -53,18 +50,6 @@ def shared(store: str) -> Iterator[str]:
         yield database.url().replace("+psycopg", "")
     finally:
         database.remove()
-
-
-def load_of(place: Machines, people: list[Person], **options: Any) -> Load:
-    return Load(
-        place.ports,
-        people,
-        place.log_out,
-        directory=Path(place.setting.directory),
-        seed=SEED,
-        bound_seconds=place.setting.bound_seconds,
-        **options,
-    )
 
 
 @pytest.mark.parametrize(("kind", "store", "count", "kills"), [*SHORT, *LONG])

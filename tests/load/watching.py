@@ -169,6 +169,7 @@ class Watchers:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._numbers = itertools.count(1)
+        self._all: dict[int, Watching] = {}
         self._path = directory / "watchers"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self._path))
@@ -192,8 +193,9 @@ class Watchers:
     @contextmanager
     def on(self, cookie: str) -> Iterator[Watching]:
         """Have every worker look at a session until it is refused; begins when all have served it."""
-        watching = Watching(self, next(self._numbers))
-        message = {"number": watching.number, "cookie": cookie, "to": str(self._path)}
+        number = next(self._numbers)
+        watching = self._all[number] = Watching(self)
+        message = {"number": number, "cookie": cookie, "to": str(self._path)}
         for pid in self.pids():
             with suppress(OSError):  # it has been killed meanwhile
                 self._socket.sendto(json.dumps(message).encode(), str(self._directory / f"watch-{pid}"))
@@ -201,18 +203,20 @@ class Watchers:
         watching.wait(lambda: watching.ready)
         yield watching
 
-    def hear(self) -> dict[str, Any] | None:
+    def hear(self) -> bool:
+        """Take in what a worker says, of whatever session; tell whether one has said something."""
         try:
-            return json.loads(self._socket.recv(_MESSAGE_BYTES))
+            said = json.loads(self._socket.recv(_MESSAGE_BYTES))
         except TimeoutError:
-            return None
+            return False
+        self._all[said["number"]].hear(said)
+        return True
 
 
 class Watching:
     """One session, as every worker looks at it."""
 
-    def __init__(self, watchers: Watchers, number: int) -> None:
-        self.number = number
+    def __init__(self, watchers: Watchers) -> None:
         self.asked: set[int] = set()
         self.ready: set[int] = set()
         self.refused: dict[int, Refusal] = {}
@@ -227,13 +231,15 @@ class Watching:
         until = time.monotonic() + _LONGEST_SECONDS
         while not self.asked <= {*heard(), *self.refused}:
             assert time.monotonic() < until, "a worker never said so"
-            said = self._watchers.hear()
-            if said is None:
+            if not self._watchers.hear():
                 self.asked &= self._watchers.pids()  # the others have been killed
-            elif said["number"] == self.number and "refused_at" in said:
-                self.refused[said["pid"]] = Refusal(said["pid"], said["served_at"], said["refused_at"])
-            elif said["number"] == self.number:
-                self.ready.add(said["pid"])
+
+    def hear(self, said: dict[str, Any]) -> None:
+        """Take in what a worker says of this session."""
+        if "refused_at" in said:
+            self.refused[said["pid"]] = Refusal(said["pid"], said["served_at"], said["refused_at"])
+        else:
+            self.ready.add(said["pid"])
 
 
 def quantiles(seconds: Iterable[float]) -> str:
