@@ -53,6 +53,7 @@ class Setting:
         url: The server that all machines share; empty where a file of this machine is the store.
         bound_seconds: For how long that store's workers may not hear of a sign-out.
         timeout_seconds: How long they wait for the server.
+        retry_seconds: How long a sign-out tries again what fails.
     """
 
     kind: str
@@ -65,6 +66,7 @@ class Setting:
     url: str = ""
     bound_seconds: float = 1.0
     timeout_seconds: float = 2.0
+    retry_seconds: float = 2.0
 
     def for_a_process(self) -> dict[str, str]:
         """The environment of a server process."""
@@ -148,6 +150,7 @@ class Desk:
             session=session,
             store=setting.store(),
             secret=SECRET,
+            retry_seconds=setting.retry_seconds,
             post_logout_redirect_uri="http://localhost/",
         )
         self._endpoint = TokenEndpoint(setting)

@@ -36,7 +36,7 @@ from tests.load.proxy import proxied
 from tests.stores.databases import PostgreSQL
 from tests.stores.servers import serving
 
-SHORT_TIMES = {"bound_seconds": 0.5, "timeout_seconds": 1.0}
+SHORT_TIMES = {"bound_seconds": 0.5, "timeout_seconds": 1.0, "retry_seconds": 0.3}
 SHORT = [
     ("flask", "valkey", (Paused, Full), 1, 0.5),
     ("starlette", "valkey", (Flushed, FailedOver), 1, 0.5),
