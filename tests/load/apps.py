@@ -43,7 +43,7 @@ class Setting:
     """What a worker has from its environment.
 
     Args:
-        kind: `flask`, `flask-session` or `starlette`.
+        kind: `flask`, `flask-session`, `starlette`, or `starlette-threads`, where the store is a synchronous one.
         directory: Where the store and the sessions are.
         began_at: From when on the store's clock runs faster, in seconds since 1970.
         discovery: Where the provider's metadata are.
@@ -68,6 +68,10 @@ class Setting:
     timeout_seconds: float = 2.0
     retry_seconds: float = 2.0
 
+    @property
+    def is_asgi(self) -> bool:
+        return self.kind.startswith("starlette")
+
     def for_a_process(self) -> dict[str, str]:
         """The environment of a server process."""
         return {**os.environ, "LOAD": json.dumps(asdict(self)), "PYTHONWARNINGS": "ignore"}
@@ -80,7 +84,6 @@ class Setting:
         return doomed(self._store(), Path(self.directory))
 
     def _store(self) -> Any:
-        """A Starlette app asks servers on its event loop, a Flask app in its threads."""
         is_async = self.kind == "starlette"
         times = {"bound_seconds": self.bound_seconds, "timeout_seconds": self.timeout_seconds}
         if not self.url:
@@ -246,7 +249,7 @@ def starlette_app(setting: Setting) -> tuple[Any, Logout]:
 
 
 def app_of(setting: Setting) -> tuple[Any, Logout]:
-    return starlette_app(setting) if setting.kind == "starlette" else flask_app(setting)
+    return starlette_app(setting) if setting.is_asgi else flask_app(setting)
 
 
 def app_of_this_process() -> Any:
@@ -255,6 +258,6 @@ def app_of_this_process() -> Any:
     setting = Setting.of_this_process()
     app, _ = app_of(setting)
     if setting.url:
-        watch = watch_from_a_task if setting.kind == "starlette" else watch_from_a_thread
+        watch = watch_from_a_task if setting.is_asgi else watch_from_a_thread
         watch(app, Path(setting.directory))
     return app

@@ -102,7 +102,7 @@ def _server(setting: Setting, fd: int) -> Iterator[None]:
 
 def _command(kind: str, fd: int) -> list[str]:
     app, workers = "tests.load.apps:app_of_this_process", ("--workers", str(WORKERS // MACHINES))
-    if kind == "starlette":
+    if kind.startswith("starlette"):
         return ["-m", "uvicorn", "--fd", str(fd), *workers, "--log-level", "critical", "--factory", app]
     options = ("--threads", "2", "--log-level", "critical")
     return ["-m", "gunicorn", "--bind", f"fd://{fd}", *workers, *options, f"{app}()"]

@@ -45,7 +45,7 @@ SHORT = [
 ]
 LONG = [
     pytest.param(kind, store, (fault,), 8, 10.0, marks=pytest.mark.soak)
-    for kind in ("flask", "starlette")
+    for kind in ("flask", "starlette", "starlette-threads")
     for store, faults in (("valkey", OF_VALKEY), ("postgresql", OF_POSTGRESQL))
     for fault in faults
 ]
@@ -121,6 +121,12 @@ def befall(
     )
     assert not (fault.refuses_sign_outs and any(done)), "a sign-out was told as done that could not be"
 
+    measured = Measured()
+    for person, was_done, seen in zip(during, done, refusals, strict=True):
+        if was_done:
+            measured.add(begun_at, person, seen)
+    if any(done):
+        print(f"  {measured}")
     for person in before:  # every worker knew: whatever the server has lost, they go on refusing
         for refusal in refusals_of(place, person):
             assert refusal.served_at < 0, f"{person} is served again by {refusal.pid}"

@@ -31,7 +31,7 @@ SHORT = [
 ]
 LONG = [
     pytest.param(kind, store, 1000, kills, marks=pytest.mark.soak)
-    for kind in ("flask", "starlette")
+    for kind in ("flask", "starlette", "starlette-threads")
     for store in ("valkey", "postgresql")
     for kills in (0, 40)
 ]

@@ -16,7 +16,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -173,11 +173,23 @@ class Watchers:
         self._path = directory / "watchers"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self._path))
-        self._socket.settimeout(0.1)
+        self._news = threading.Condition()
+        # All the time: what a worker says while nobody listens would be lost.
+        self._listener = threading.Thread(target=self._listen)
+        self._listener.start()
 
     def close(self) -> None:
+        self._socket.sendto(b"", str(self._path))
+        self._listener.join()
         self._socket.close()
         self._path.unlink()
+
+    def _listen(self) -> None:
+        while said := self._socket.recv(_MESSAGE_BYTES):
+            told = json.loads(said)
+            with self._news:
+                self._all[told["number"]].hear(told)
+                self._news.notify_all()
 
     def pids(self) -> set[int]:
         """The workers that live and can be asked."""
@@ -203,14 +215,10 @@ class Watchers:
         watching.wait(lambda: watching.ready)
         yield watching
 
-    def hear(self) -> bool:
-        """Take in what a worker says, of whatever session; tell whether one has said something."""
-        try:
-            said = json.loads(self._socket.recv(_MESSAGE_BYTES))
-        except TimeoutError:
-            return False
-        self._all[said["number"]].hear(said)
-        return True
+    def wait(self, condition: Callable[[], bool]) -> bool:
+        """Wait for a moment until something is so, as workers may have said; tell whether it is."""
+        with self._news:
+            return self._news.wait_for(condition, 0.1)
 
 
 class Watching:
@@ -229,10 +237,9 @@ class Watching:
 
     def wait(self, heard: Any) -> None:
         until = time.monotonic() + _LONGEST_SECONDS
-        while not self.asked <= {*heard(), *self.refused}:
+        while not self._watchers.wait(lambda: self.asked <= {*heard(), *self.refused}):
             assert time.monotonic() < until, "a worker never said so"
-            if not self._watchers.hear():
-                self.asked &= self._watchers.pids()  # the others have been killed
+            self.asked &= self._watchers.pids()  # the others have been killed
 
     def hear(self, said: dict[str, Any]) -> None:
         """Take in what a worker says of this session."""
