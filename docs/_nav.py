@@ -17,6 +17,7 @@ ORDER = [
     "configuration.md",
     "sessions.md",
     "stores.md",
+    "faults.md",
     "own_store.md",
     "token_cache.md",
     "accounts.md",

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,11 +25,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from msal_logout_middleware import Logout, Provider, asgi, upkeep, wsgi
+from msal_logout_middleware.errors import StoreError
 from msal_logout_middleware.grants import decode
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores import Ended, Ending
 from msal_logout_middleware.stores.sqlite import SQLiteStore
+from tests.load.watching import watch_from_a_task, watch_from_a_thread
 from tests.races.token_endpoint import Endpoint, User, jwt, silent
 
 SECRET = "a secret that only the load knows"
@@ -40,13 +43,17 @@ class Setting:
     """What a worker has from its environment.
 
     Args:
-        kind: `flask`, `flask-session` or `starlette`.
+        kind: `flask`, `flask-session`, `starlette`, or `starlette-threads`, where the store is a synchronous one.
         directory: Where the store and the sessions are.
         began_at: From when on the store's clock runs faster, in seconds since 1970.
         discovery: Where the provider's metadata are.
         issuer: The provider's `iss`.
         client_id: The app's client id.
         ca_file: Who the provider's certificate is from.
+        url: The server that all machines share; empty where a file of this machine is the store.
+        bound_seconds: For how long that store's workers may not hear of a sign-out.
+        timeout_seconds: How long they wait for the server.
+        retry_seconds: How long a sign-out tries again what fails.
     """
 
     kind: str
@@ -56,6 +63,14 @@ class Setting:
     issuer: str
     client_id: str
     ca_file: str
+    url: str = ""
+    bound_seconds: float = 1.0
+    timeout_seconds: float = 2.0
+    retry_seconds: float = 2.0
+
+    @property
+    def is_asgi(self) -> bool:
+        return self.kind.startswith("starlette")
 
     def for_a_process(self) -> dict[str, str]:
         """The environment of a server process."""
@@ -65,9 +80,29 @@ class Setting:
     def of_this_process(cls) -> Setting:
         return cls(**json.loads(os.environ["LOAD"]))
 
-    def store(self) -> SQLiteStore:
-        path = Path(self.directory) / "logout.db"
-        return DoomedStore(path, clock=self.clock, busy_timeout_seconds=5)
+    def store(self) -> Any:
+        return doomed(self._store(), Path(self.directory))
+
+    def _store(self) -> Any:
+        is_async = self.kind == "starlette"
+        times = {"bound_seconds": self.bound_seconds, "timeout_seconds": self.timeout_seconds}
+        if not self.url:
+            path = Path(self.directory) / "logout.db"
+            return SQLiteStore(path, clock=self.clock, busy_timeout_seconds=5)
+        if self.url.startswith(
+            "redis"
+        ):  # each imported only where it is needed: they take as long as all the rest
+            import redis.asyncio
+
+            from msal_logout_middleware.stores.redis import RedisStore
+
+            client = redis.asyncio.Redis.from_url(self.url) if is_async else self.url
+            return RedisStore(client, clock=self.clock, wait_seconds=self.timeout_seconds / 2, **times)
+        from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore
+
+        driver = "asyncpg" if is_async else "psycopg"
+        url = self.url.replace("postgresql", f"postgresql+{driver}")
+        return SQLAlchemyStore(url, clock=self.clock, **times)
 
     def clock(self) -> float:
         return self.began_at + (time.time() - self.began_at) * TIMES_AS_FAST
@@ -77,17 +112,23 @@ class Setting:
         return {**User(number).claims, "iss": self.issuer, "sid": f"sid-{number}"}
 
 
-class DoomedStore(SQLiteStore):
-    """A store whose worker is killed when it has written a mark and nothing else, if its doom is there."""
+def doomed(store: Any, directory: Path) -> Any:
+    """Have a worker killed when its store has written a mark and nothing else, if its doom is there."""
+    end: Callable[[Ending], Any] = store.end
 
-    def end(self, ending: Ending) -> Ended:
-        ended = super().end(ending)
+    def may_die(ended: Ended) -> Ended:
         if ended.row is not None:
-            doom = self._path.with_name("doom")
+            doom = directory / "doom"
             with suppress(FileNotFoundError):  # nobody is to die, or another worker has
                 doom.rename(doom.with_name(f"killed-{os.getpid()}"))
                 os.kill(os.getpid(), signal.SIGKILL)
         return ended
+
+    async def end_on_the_loop(ending: Ending) -> Ended:
+        return may_die(await end(ending))
+
+    store.end = end_on_the_loop if getattr(store, "is_async", False) else lambda ending: may_die(end(ending))
+    return store
 
 
 class TokenEndpoint(Endpoint):
@@ -112,20 +153,18 @@ class Desk:
             session=session,
             store=setting.store(),
             secret=SECRET,
+            retry_seconds=setting.retry_seconds,
             post_logout_redirect_uri="http://localhost/",
         )
         self._endpoint = TokenEndpoint(setting)
 
-    def sign_in(self, session: Any, number: int) -> None:
-        with self.logout.token_cache() as cache:
-            session["user"] = self._endpoint.sign_in(cache, User(number))["id_token_claims"]
+    def sign_in(self, cache: msal.TokenCache, session: Any, number: int) -> None:
+        session["user"] = self._endpoint.sign_in(cache, User(number))["id_token_claims"]
 
-    def call(self, session: Any) -> bool:
+    def call(self, cache: msal.TokenCache, session: Any) -> bool:
         """Have real MSAL get and save new tokens, as an app does that calls an API; whether it could."""
-        claims = session["user"]
-        with self.logout.token_cache(claims) as cache:
-            app: msal.ConfidentialClientApplication = self._endpoint.app(cache)
-            return bool(silent(app, User(int(claims["sub"].partition("-")[2])), force_refresh=True))
+        app: msal.ConfidentialClientApplication = self._endpoint.app(cache)
+        return bool(silent(app, User(int(session["user"]["sub"].partition("-")[2])), force_refresh=True))
 
     def answer(self, session: Any, **more: Any) -> dict[str, Any]:
         return {"pid": os.getpid(), "sub": session.get("user", {}).get("sub"), **more}
@@ -142,7 +181,8 @@ def flask_app(setting: Setting) -> tuple[Any, Logout]:
 
     @app.post("/sign-in")
     def sign_in():
-        desk.sign_in(session, int(request.args["user"]))
+        with desk.logout.token_cache() as cache:
+            desk.sign_in(cache, session, int(request.args["user"]))
         return desk.answer(session)
 
     @app.get("/me")
@@ -151,13 +191,21 @@ def flask_app(setting: Setting) -> tuple[Any, Logout]:
 
     @app.get("/call")
     def call():
-        return desk.answer(session, token="user" in session and desk.call(session))
+        if "user" not in session:
+            return desk.answer(session, token=False)
+        with desk.logout.token_cache(session["user"]) as cache:
+            has_token = desk.call(cache, session)
+        return desk.answer(session, token=has_token)
 
     @app.get("/count")
     def count():
         if "user" in session:
             session["count"] = session.get("count", 0) + 1
         return desk.answer(session)
+
+    @app.errorhandler(StoreError)
+    def unavailable(_error: StoreError):
+        return {}, 503
 
     app.wsgi_app = wsgi.LogoutMiddleware(app.wsgi_app, desk.logout)
     return app, desk.logout
@@ -168,14 +216,18 @@ def starlette_app(setting: Setting) -> tuple[Any, Logout]:
     desk = Desk(setting, ASGISession(kept))
 
     async def sign_in(request: Request):
-        await run_in_threadpool(desk.sign_in, request.session, int(request.query_params["user"]))
+        async with desk.logout.token_cache() as cache:
+            await run_in_threadpool(desk.sign_in, cache, request.session, int(request.query_params["user"]))
         return JSONResponse(desk.answer(request.session))
 
     async def me(request: Request):
         return JSONResponse(desk.answer(request.session))
 
     async def call(request: Request):
-        has_token = "user" in request.session and await run_in_threadpool(desk.call, request.session)
+        if "user" not in request.session:
+            return JSONResponse(desk.answer(request.session, token=False))
+        async with desk.logout.token_cache(request.session["user"]) as cache:
+            has_token = await run_in_threadpool(desk.call, cache, request.session)
         return JSONResponse(desk.answer(request.session, token=has_token))
 
     async def count(request: Request):
@@ -187,16 +239,25 @@ def starlette_app(setting: Setting) -> tuple[Any, Logout]:
         Route("/sign-in", sign_in, methods=["POST"]),
         *(Route(f"/{view.__name__}", view) for view in (me, call, count)),
     ]
-    app = Starlette(routes=routes, middleware=[kept])
+
+    async def unavailable(_request: Request, _error: Exception):
+        return JSONResponse({}, 503)
+
+    app = Starlette(routes=routes, middleware=[kept], exception_handlers={StoreError: unavailable})
     app.add_middleware(asgi.LogoutMiddleware, logout=desk.logout)
     return app, desk.logout
 
 
 def app_of(setting: Setting) -> tuple[Any, Logout]:
-    return starlette_app(setting) if setting.kind == "starlette" else flask_app(setting)
+    return starlette_app(setting) if setting.is_asgi else flask_app(setting)
 
 
 def app_of_this_process() -> Any:
     """What the servers serve."""
     upkeep.INTERVAL_SECONDS = 0.2
-    return app_of(Setting.of_this_process())[0]
+    setting = Setting.of_this_process()
+    app, _ = app_of(setting)
+    if setting.url:
+        watch = watch_from_a_task if setting.is_asgi else watch_from_a_thread
+        watch(app, Path(setting.directory))
+    return app

@@ -100,7 +100,7 @@ def test_who_is_signed_out_is_out_of_every_worker_and_nobody_else_is(kind, count
     everybody = [Person(number) for number in range(1, count + 1)]
     leaving, staying = everybody[::2], everybody[1::2]
     with serving(kind, tmp_path, provider) as place:
-        load = Load(place.port, everybody, place.log_out, kills=kills, directory=tmp_path, seed=SEED)
+        load = Load([place.port], everybody, place.log_out, kills=kills, directory=tmp_path, seed=SEED)
         load.sign_everybody_in()
         with load.ordinary_requests():
             load.sign_out(leaving)

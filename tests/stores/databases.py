@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from contextlib import closing, suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,29 @@ class PostgreSQL(Database):
 
     def waiting(self) -> int:
         return int(self.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")[0][0])
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Have all of its processes hang, with all connections open; not for ever, in case that it is waited for."""
+        with closing(self.connect()) as connection:
+            self.process.send_signal(signal.SIGSTOP)  # first of all: it starts no more of them
+            pids = [pid for (pid,) in connection.execute("SELECT pid FROM pg_stat_activity").fetchall()]
+        for pid in pids:
+            with suppress(ProcessLookupError):  # the one that has just been asked
+                os.kill(pid, signal.SIGSTOP)
+
+        def go_on() -> None:
+            for pid in (*pids, self.process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+        at_last = threading.Timer(LONG_SECONDS / 2, go_on)
+        at_last.start()
+        try:
+            yield
+        finally:
+            at_last.cancel()
+            go_on()
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         super().stop(how)  # SIGINT: connections are cut

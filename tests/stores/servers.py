@@ -65,6 +65,11 @@ class Server:
             raise
 
     @property
+    def folder(self) -> Path:
+        """Where it writes to."""
+        return Path(self._folder.name)
+
+    @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 

@@ -22,6 +22,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations as Alembic
 from sqlalchemy import create_engine, text
 
+from msal_logout_middleware._drive import settle
 from msal_logout_middleware.errors import StoreError
 from msal_logout_middleware.stores import Ending, Jti, KeyMark, SessionRecord
 from msal_logout_middleware.stores import sqlalchemy as sqlalchemy_module
@@ -720,6 +721,25 @@ def test_server_that_restarts_is_used_again_as_if_nothing_was(
     assert store.load("alice").data == b"1"
     assert store.end(DEAD).claimed
     until(store.generation)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async", "asyncpg"])
+def test_server_that_hangs_is_waited_for_no_longer_than_the_timeout_and_is_used_again(
+    driver: str, postgresql: PostgreSQL, make: Make, prefix: str
+) -> None:
+    write(make(), b"1")
+
+    async def story() -> None:
+        store = SQLAlchemyStore(postgresql.url(driver), prefix=prefix, timeout_seconds=0.3)
+        try:
+            await settle(store.load("alice"))
+            with postgresql.paused(), pytest.raises(StoreError, match="timeout_seconds"):
+                await settle(store.load("alice"))
+            assert (await settle(store.load("alice"))).data == b"1"
+        finally:
+            await settle(store.close())
+
+    asyncio.run(asyncio.wait_for(story(), LONG_SECONDS))
 
 
 def test_server_that_is_away_is_told_and_does_not_stop_the_app_from_starting(make: Make) -> None:

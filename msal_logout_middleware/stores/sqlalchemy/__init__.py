@@ -39,6 +39,7 @@ from ._errors import NO_TABLES, Fault, fault, name_of
 from ._listening import Asyncpg, AsyncPsycopg, Psycopg, can_listen
 from ._operations import Operations, Pending
 from ._tables import PREFIX, SCHEMA_VERSION, Tables, migration
+from ._waiting import bound
 
 __all__ = ["PREFIX", "SCHEMA_VERSION", "SQLAlchemyStore", "Tables", "migration"]
 
@@ -447,7 +448,9 @@ def _engine(url: str | URL, timeout_seconds: float) -> Engine | AsyncEngine:
     }
     if parsed.get_backend_name() != "sqlite":
         options |= {"isolation_level": "READ COMMITTED", "pool_timeout": timeout_seconds}
-    return create_async_engine(parsed, **options) if is_async else create_engine(parsed, **options)
+    engine = create_async_engine(parsed, **options) if is_async else create_engine(parsed, **options)
+    bound(engine, timeout_seconds)
+    return engine
 
 
 def _connect_arguments(url: URL, timeout_seconds: float) -> dict[str, Any]:

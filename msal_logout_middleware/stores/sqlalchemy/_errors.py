@@ -81,7 +81,7 @@ def fault(error: Exception, where: str) -> Fault:
     database = f"the store's database {where}"
     if isinstance(error, PoolTimeoutError):
         return Fault(f"{database} has no connection to spare: all of the store's are in use for too long")
-    if isinstance(error, TimeoutError):
+    if isinstance(getattr(error, "orig", error), TimeoutError):
         return Fault(f"{database} {_SLOW}")
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return Fault(f"{database} {_LOST}", again=True)
