@@ -22,7 +22,7 @@ from . import pages
 from ._drive import World, settle
 from .caches import Removed
 from .configuration import Configuration
-from .cookies import MOST_SESSIONS, is_torn, session_cookies, without
+from .cookies import MOST_SESSIONS, hides_session, is_torn, session_cookies, without
 from .ending import Outcome, Steps, Target, Work, end_sessions, look_again, put_off
 from .errors import LogoutError
 from .events import LogoutFailed, SessionRefused, StoreUnreachable
@@ -99,16 +99,17 @@ class Gate:
                 what = await self._session_in(cookies)
                 if what is not None:
                     found.append((cookies, what))
-            if not found and len(candidates) < 2:
+            # What several cookies, or odd ones, lead to must be looked at each time.
+            is_odd = len(candidates) > 1 or hides_session(cookie_header, self.names)
+            if not found and not is_odd:
                 plain = not (self.learns_exchanges and COOKIE_NAME in cookie_header)
                 visit = self.nobody if plain else Visit()
                 if not any(name in cookie_header for name in self.names):
                     self._memory.remember(header, visit)
                 return visit
-            if len(candidates) == 1 and (visit_of_memory := self._judged(found, header)) is not None:
+            if not is_odd and (visit_of_memory := self._judged(found, header)) is not None:
                 return visit_of_memory
-            # Several cookies have to be looked at each time.
-            header_of_one = header if len(candidates) == 1 else None
+            header_of_one = None if is_odd else header
             return await world.beside(self._judge(found, header_of_one, cookie_header, world))
         except Exception as error:  # any engine's
             await world.beside(self._unsure(error))
@@ -149,7 +150,7 @@ class Gate:
         if not set(candidates) <= set(session_cookies(cookie_header, self.names)):
             # Such as of a session in chunks: what is left would lead where nobody has looked.
             return Visit(dead=(cookie_header,), cuts_all=True)
-        if len(candidates) > 1:
+        if len(candidates) > 1 or hides_session(left, self.names):
             visit = await self._taken(left, generation, world) or visit
         if not dead:
             return visit
@@ -159,7 +160,7 @@ class Gate:
         return replace(visit, dead=tuple(dead), plain=False)
 
     async def _taken(self, cookie_header: str, generation: int, world: World) -> Visit | None:
-        """Return the visit of the session that the framework takes of several cookies, none of which is dead by itself.
+        """Return the visit of the session that the framework takes of cookies none of which is dead by itself.
 
         What its request leads to is that session's: a sign-in of another's would outlive it.
         """

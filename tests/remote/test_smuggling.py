@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from http.cookies import SimpleCookie
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msal_logout_middleware import Logout, asgi, wsgi
-from msal_logout_middleware.cookies import is_torn, session_cookies
+from msal_logout_middleware.cookies import hides_session, is_torn, session_cookies
 from msal_logout_middleware.http import Cookie
 from msal_logout_middleware.provider import Provider
 from msal_logout_middleware.session import Session
@@ -107,6 +109,7 @@ def test_name_with_many_blanks_in_it_costs_no_time():
     header = f"a{' ' * 1_000_000}b=session"
     assert session_cookies(header, ["session"]) == ()
     assert not is_torn(f'{header}; session="{"x" * 1_000_000}"', ["session"])
+    assert not hides_session(f"{header}; a=session{' ' * 1_000_000}", ["session"])
 
 
 def test_many_chunks_of_sessions_are_not_put_together_in_every_way():
@@ -138,12 +141,15 @@ class InChunks:
     secret = None
     cookies = (Cookie("chunk0"), Cookie("chunk1"))
 
-    def __init__(self, claims_of):
+    def __init__(self, **claims_of):
         self.claims_of = claims_of
 
-    def read(self, cookie_header):
+    def value(self, cookie_header):
         pairs = sorted(pair.strip().split("=") for pair in cookie_header.split(";") if pair.strip())
-        claims = self.claims_of.get(" ".join(value for _, value in pairs))
+        return "_".join(value for _, value in pairs)
+
+    def read(self, cookie_header):
+        claims = self.claims_of.get(self.value(cookie_header))
         return claims and Session(None, claims, {"user": claims})
 
     def load(self, session_id): ...
@@ -151,9 +157,28 @@ class InChunks:
     def delete(self, session_id): ...
 
 
-def site_in_chunks(**claims_of):
-    """A site whose sessions are in chunks; after `_` comes the next one."""
-    reader = InChunks({chunks.replace("_", " "): claims for chunks, claims in claims_of.items()})
+class ByHttpCookies(InChunks):
+    """Reads a session as frameworks do that have `http.cookies` read the header, such as Bottle and CherryPy."""
+
+    cookies = (Cookie("session"),)
+
+    def value(self, cookie_header):
+        cookie = SimpleCookie(cookie_header).get("session")
+        return cookie and cookie.value
+
+
+class ByWebOb(InChunks):
+    """Reads a session as WebOb does, and so Pyramid: cookies are looked for anywhere."""
+
+    cookies = (Cookie("session"),)
+
+    def value(self, cookie_header):
+        legal = r"[\w~!@#$%^&*()+=\-`.?|:/{}<>']"
+        found = re.findall(rf'({legal}+?)\s*=\s*("(?:\\"|.)*?"|{legal}*)', cookie_header, re.ASCII)
+        return dict(found).get("session", "").strip('"')
+
+
+def site_that_reads(reader):
     logout = Logout(
         provider=Provider.entra(TENANT, CLIENT_ID),
         session=reader,
@@ -171,7 +196,7 @@ def site_in_chunks(**claims_of):
 
 
 def test_what_is_left_of_chunks_does_not_lead_to_another_session_that_has_ended():
-    site = site_in_chunks(a_b=signing_in("ann", "a"), c=signing_in("ann", "b"))
+    site = site_that_reads(InChunks(a_b=signing_in("ann", "a"), c=signing_in("ann", "b")))
     for sid, header in {"a": "chunk0=a; chunk1=b", "b": "chunk0=c"}.items():
         assert whose(site, header) == "sub-of-ann"
         site.logout.end_sessions(sid=sid)
@@ -182,7 +207,7 @@ def test_what_is_left_of_chunks_does_not_lead_to_another_session_that_has_ended(
 @pytest.mark.parametrize("alone", [{}, {"a": "bob"}, {"a": "bob", "b": "carol"}], ids=len)
 def test_session_that_has_ended_is_refused_where_only_several_cookies_together_lead_to_it(alone):
     others = {chunk: signing_in(user, user) for chunk, user in alone.items()}
-    site = site_in_chunks(a_b=signing_in("ann"), dead=signing_in("ann"), **others)
+    site = site_that_reads(InChunks(a_b=signing_in("ann"), dead=signing_in("ann"), **others))
     together = "chunk0=a;chunk0=b"
     assert whose(site, together) == "sub-of-ann"
     assert whose(site, "chunk0=dead") == "sub-of-ann"
@@ -191,3 +216,33 @@ def test_session_that_has_ended_is_refused_where_only_several_cookies_together_l
     assert whose(site, f"chunk0=dead; {together}") is None
     for chunk, user in alone.items():
         assert whose(site, f"chunk0={chunk}") == f"sub-of-{user}"
+
+
+@pytest.mark.parametrize(
+    ("reader", "header"),
+    [
+        (ByHttpCookies, "a=1 session=dead"),
+        (ByHttpCookies, 'a="x"\tsession=dead'),
+        (ByHttpCookies, "a=1\x0bsession=dead"),
+        (ByHttpCookies, "session=of-nobody; a=1 session=dead"),
+        (ByHttpCookies, "session=dead; a=1 session=again"),
+        (ByWebOb, "x session=dead"),
+        (ByWebOb, "a=1,session=dead"),
+        (ByWebOb, "[session=dead"),
+        (ByWebOb, 'a="x"session = "dead"'),
+    ],
+)
+def test_stolen_cookie_within_another_is_refused_where_the_framework_reads_it(reader, header):
+    site = site_that_reads(
+        reader(dead=signing_in("ann"), again=signing_in("ann"), live=signing_in("bob", "b"))
+    )
+    assert whose(site, header) == "sub-of-ann"
+    site.logout.end_sessions(sid="a-session")
+    assert whose(site, "session=again") is None
+    assert whose(site, header) is None
+    assert whose(site, header.replace("dead", "live").replace("again", "live")) == "sub-of-bob"
+
+
+def test_session_that_another_cookie_only_speaks_of_is_none():
+    header = "theme=session; next=/?session=x; a=session=x; xsession=y; session_=z"
+    assert not hides_session(header, ["session"])
