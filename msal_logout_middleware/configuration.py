@@ -59,6 +59,7 @@ class Configuration:
     on_store_error: OnStoreError
     retry_seconds: float
     session_lifetime_seconds: float
+    marks_in_memory: int
     on_event: OnEvent | None
     unmarked: Unmarked = field(default_factory=Unmarked, repr=False)
     _refused: set[LogoutRefused] = field(default_factory=set, init=False, repr=False)

@@ -122,7 +122,7 @@ class Gate:
             return None
         ((cookies, what),) = found
         seen = what if isinstance(what, Seen) else self._memory.recalled(what)
-        if seen is None or not self._memory.lives(seen, generation):
+        if seen is None or self._memory.is_doubtful(seen) or not self._memory.lives(seen, generation):
             return None
         return self._found(header, cookies, seen)
 
@@ -140,7 +140,7 @@ class Gate:
             if what is None:
                 continue
             seen = what if isinstance(what, Seen) else await self._learning.recognise(what, world)
-            if self._memory.lives(seen, generation):
+            if await self._memory.judge(seen, generation):
                 visit = self._found(header, cookies, seen)
             else:
                 await self._config.tell(SessionRefused(seen.short, during=False))
@@ -168,7 +168,7 @@ class Gate:
         if session is None or (session.claims is None and session.id is None):
             return None
         seen = await self._learning.recognise(session, world)
-        if not self._memory.lives(seen, generation):
+        if not await self._memory.judge(seen, generation):
             # Together they lead to what none of them led to alone.
             return Visit(dead=(cookie_header,), cuts_all=True)
         return self._found(None, cookie_header, seen)
@@ -266,7 +266,7 @@ class Gate:
     ) -> bool:
         """Tell whether an answer may carry a session, and learn of it."""
         generation = await self._memory.renew()
-        if visit.seen is not None and not self._memory.lives(visit.seen, generation):
+        if visit.seen is not None and not await self._memory.judge(visit.seen, generation):
             await self._undo(visit.seen, carried, world)
             return False
         if self._is_known(visit, cookies, carried):
@@ -274,7 +274,7 @@ class Gate:
         seen = carried
         if not isinstance(seen, Seen):
             seen = await self._learning.learn(visit, cast("Session", carried), sid, world)
-        if not self._memory.lives(seen, generation):
+        if not await self._memory.judge(seen, generation):
             await self._undo(seen, carried, world)
             return False
         self._memory.keep_cookies(cookies, seen)
@@ -296,7 +296,10 @@ class Gate:
         """
         if visit.seen is None:
             return False
-        return not self._memory.lives(visit.seen, await world.beside(self._memory.renew()))
+        return not await world.beside(self._lives_now(visit.seen))
+
+    async def _lives_now(self, seen: Seen) -> bool:
+        return await self._memory.judge(seen, await self._memory.renew())
 
     async def signed_in(self, session: Session, sid: str | None, world: World) -> None:
         """Record a sign-in that the app tells.

@@ -49,12 +49,20 @@ class Learning:
         """Record a session that nobody knew: it was signed in before the middleware was there."""
         group = secrets.token_hex(16)
         lives = await settle(self._config.store.add(self._new_record(known, group), sign_in=False))
-        if not lives:
+        if not lives and await self._may_be_an_old_one(known):
+            pass  # what its user has by now is not its own
+        elif not lives:
             # Its `sid` or `sub` was ended before it was known. Now it is known what is left of it.
             await end_sessions(self._config, Work("first-sight", (known,)), Steps(self._config, world))
         elif (record := await self._record_of(known.handles)) is not None:
             group = record.session  # another request of the same session was quicker
         return self._memory.keep(Seen(known.handles, known, group, ended=not lives))
+
+    async def _may_be_an_old_one(self, known: KnownSession) -> bool:
+        """Tell whether a session may have ended under its own handle, and its user have signed in since."""
+        if not self._memory.marks.may_have(known.handles):
+            return False
+        return any([await settle(self._config.store.find(key)) for key in known.keys])
 
     async def _meet_again(self, known: KnownSession, record: SessionRecord, world: World) -> Seen:
         """Return a session that the index knows; it is told what it does not know of it."""

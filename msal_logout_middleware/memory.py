@@ -122,7 +122,7 @@ class Memory:
 
     def __init__(self, config: Configuration) -> None:
         self.generation: Callable[[], int | None] = config.store.generation
-        self.marks = HeldMarks()
+        self.marks = HeldMarks(config.marks_in_memory)
         self.visits: dict[str | bytes, tuple[str | bytes, Visit]] = {}
         self._config = config
         self._by_cookies: dict[str, Seen] = {}
@@ -146,6 +146,21 @@ class Memory:
                 marks.generation = generation
                 break
         return _NO_GENERATION if generation is None else generation
+
+    def is_doubtful(self, seen: Seen) -> bool:
+        """Tell whether only the store can say if a session has ended."""
+        return not seen.ended and self.marks.may_have(seen.handles)
+
+    async def judge(self, seen: Seen, generation: int) -> bool:
+        """Tell whether a session lives, as `lives` does; where that is doubtful, by the store's own index.
+
+        Raises:
+            Exception: The store cannot be asked.
+        """
+        if self.is_doubtful(seen):
+            records = [await settle(self._config.store.get(handle)) for handle in seen.handles]
+            seen.ended = not any(records)  # a session that ends takes its records with it
+        return self.lives(seen, generation)
 
     def lives(self, seen: Seen, generation: int) -> bool:
         """Tell whether a session lives, by marks that are complete for a generation; and note it."""
