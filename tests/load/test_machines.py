@@ -2,7 +2,7 @@
 
 With `-s` each test prints how long it took until the last worker refused:
 
-    python -m pytest tests/load/test_machines.py -m "soak or not soak" -s
+    python -m pytest tests/load/test_machines.py -m soak -k 1000-0 -s
 """
 
 from __future__ import annotations

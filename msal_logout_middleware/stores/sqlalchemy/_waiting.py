@@ -6,6 +6,8 @@ kernel of its machine still answers. The other drivers have a timeout of their o
 
 from __future__ import annotations
 
+import asyncio
+import selectors
 import time
 from collections.abc import Callable, Generator
 from functools import lru_cache
@@ -14,12 +16,9 @@ from typing import Any
 from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-# What the server itself breaks off leaves the connection whole, so that comes first...
-_LATER = 1.25
-# ...but not so where asyncio would break it off: then psycopg waits for the server once more.
-_SOONER = 0.9
-
+_LATER = 1.25  # what the server itself breaks off leaves the connection whole, so that comes first
 _LOOKS_EVERY_SECONDS = 0.1
+_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 
 
 def bound(engine: Engine | AsyncEngine, timeout_seconds: float) -> None:
@@ -28,52 +27,87 @@ def bound(engine: Engine | AsyncEngine, timeout_seconds: float) -> None:
     if dialect.driver not in {"psycopg", "psycopg_async"}:
         return
     dbapi: Any = dialect.loaded_dbapi
+    seconds = _LATER * timeout_seconds
     if isinstance(engine, AsyncEngine):
-        connection = _bounded(dbapi.psycopg, "AsyncConnection", _SOONER * timeout_seconds)
+        asynchronous = _asynchronous(dbapi.psycopg, seconds)
 
         @event.listens_for(engine.sync_engine, "do_connect")
         def be_asked(_dialect: Any, _record: Any, _args: Any, options: dict[str, Any]) -> None:
-            options.setdefault("async_creator_fn", connection.connect)
+            options.setdefault("async_creator_fn", asynchronous.connect)
     else:
-        connection = _bounded(dbapi, "Connection", _LATER * timeout_seconds)
+        plain = _plain(dbapi, seconds)
 
         @event.listens_for(engine, "do_connect")
         def connect(_dialect: Any, _record: Any, args: Any, options: dict[str, Any]) -> Any:
-            return connection.connect(*args, **options)
+            return plain.connect(*args, **options)
 
 
 @lru_cache(maxsize=16)
-def _bounded(psycopg: Any, name: str, seconds: float) -> Any:
-    """Return one of psycopg's classes of connections, which waits for an answer for so many seconds."""
-    kind: Any = getattr(psycopg, name)
-    active = psycopg.pq.TransactionStatus.ACTIVE
+def _plain(psycopg: Any, seconds: float) -> Any:
+    """Return psycopg's connection, which waits for an answer for so many seconds."""
+    hangs, active = _error(psycopg), psycopg.pq.TransactionStatus.ACTIVE
 
-    class HangsError(psycopg.OperationalError, TimeoutError):  # type: ignore[misc]  # psycopg is not imported
+    class Connection(psycopg.Connection):  # type: ignore[misc]
+        def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+            until = time.monotonic() + seconds
+
+            # psycopg's own waiting, which is in C, does not say when nothing comes. So the time is spent here.
+            def look(wanted: int) -> None:
+                if self.pgconn.transaction_status == active and not _comes(self.pgconn.socket, wanted, until):
+                    self.pgconn.finish()
+                    raise hangs
+
+            return super().wait(_looking(gen, look), *args, **options)
+
+    return Connection
+
+
+@lru_cache(maxsize=16)
+def _asynchronous(psycopg: Any, seconds: float) -> Any:
+    """Return psycopg's asynchronous connection, which waits for an answer for so many seconds."""
+    hangs, active = _error(psycopg), psycopg.pq.TransactionStatus.ACTIVE
+
+    class AsyncConnection(psycopg.AsyncConnection):  # type: ignore[misc]
+        async def wait(self, gen: Any, interval: float = _LOOKS_EVERY_SECONDS, **options: Any) -> Any:
+            until = time.monotonic() + seconds
+
+            def look(_wanted: int) -> None:
+                if self.pgconn.transaction_status == active and time.monotonic() > until:
+                    self.pgconn.finish()
+                    raise hangs
+
+            wait = psycopg.waiting.wait_async
+            try:
+                return await wait(_looking(gen, look), self.pgconn.socket, interval=interval, **options)
+            except asyncio.CancelledError:  # psycopg's own would ask the server to stop, and wait for that
+                if self.pgconn.transaction_status == active:
+                    self.pgconn.finish()
+                raise
+
+    return AsyncConnection
+
+
+def _error(psycopg: Any) -> Any:
+    class HangsError(psycopg.OperationalError, TimeoutError):  # type: ignore[misc]
         """The server has not answered."""
 
-    class Bounded(kind):  # type: ignore[misc]
-        def wait(self, gen: Any, interval: float = _LOOKS_EVERY_SECONDS, **options: Any) -> Any:
-            bounded = _until(gen, time.monotonic() + seconds, self._give_up)
-            return super().wait(bounded, interval=min(interval, seconds / 20), **options)
-
-        def _give_up(self) -> None:
-            if self.pgconn.transaction_status == active:  # and does not listen
-                self.pgconn.finish()
-                raise HangsError
-
-    return Bounded
+    return HangsError
 
 
-def _until(
-    gen: Generator[Any, Any, Any], until: float, give_up: Callable[[], None]
-) -> Generator[Any, Any, Any]:
-    """Go through what psycopg waits for; each time that nothing has come, it may be too late."""
+def _looking(gen: Generator[Any, Any, Any], look: Callable[[int], None]) -> Generator[Any, Any, Any]:
+    """Go through what psycopg waits for, and look each time before it waits."""
     try:
         wanted = next(gen)
         while True:
+            look(wanted)
             ready = yield wanted
-            if not ready and time.monotonic() > until:
-                give_up()
             wanted = gen.send(ready)
     except StopIteration as end:
         return end.value
+
+
+def _comes(socket: int, wanted: int, until: float) -> bool:
+    """Tell whether what is waited for comes in time; psycopg names it as selectors do."""
+    with _Selector() as selector:
+        selector.register(socket, wanted)
+        return bool(selector.select(max(0.0, until - time.monotonic())))
