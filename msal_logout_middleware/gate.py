@@ -101,7 +101,7 @@ class Gate:
                     found.append((cookies, what))
             # What several cookies, or odd ones, lead to must be looked at each time.
             is_odd = len(candidates) > 1 or hides_session(cookie_header, self.names)
-            if not found and not is_odd:
+            if not found and not (is_odd and await self._session_in(cookie_header)):
                 plain = not (self.learns_exchanges and COOKIE_NAME in cookie_header)
                 visit = self.nobody if plain else Visit()
                 if not any(name in cookie_header for name in self.names):
