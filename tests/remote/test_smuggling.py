@@ -244,6 +244,17 @@ def test_stolen_cookie_within_another_is_refused_where_the_framework_reads_it(re
     assert whose(site, header.replace("dead", "live").replace("again", "live")) == "sub-of-bob"
 
 
+@pytest.mark.parametrize("name", ["session/", "(session)"])
+def test_stolen_cookie_is_refused_whose_name_is_one_that_no_cookie_should_have(name):
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"]).build()
+    site.app.config["SESSION_COOKIE_NAME"] = name
+    ann = site.sign_in(signing_in("ann"))
+    stolen = site.copy(ann)
+    assert site.user(stolen) == "sub-of-ann"
+    site.front_channel(sid="a-session")
+    assert site.user(stolen) is None
+
+
 def test_session_that_another_cookie_only_speaks_of_is_none():
     header = "theme=session; next=/?session=x; a=session=x; xsession=y; session_=z"
     assert not hides_session(header, ["session"])
