@@ -101,7 +101,7 @@ class Gate:
                     found.append((cookies, what))
             # What several cookies, or odd ones, lead to must be looked at each time.
             is_odd = len(candidates) > 1 or hides_session(cookie_header, self.names)
-            if not found and not is_odd:
+            if not found and not (is_odd and await self._session_in(cookie_header)):
                 plain = not (self.learns_exchanges and COOKIE_NAME in cookie_header)
                 visit = self.nobody if plain else Visit()
                 if not any(name in cookie_header for name in self.names):
@@ -199,7 +199,7 @@ class Gate:
             The headers to send, or the answer to send in the app's place, since nothing can be told.
         """
         try:
-            cookies, carried = await self._carried(headers)
+            cookies, carried = await self._carried(visit, headers)
             lives = True
             if self.is_late(visit) or not self._is_known(visit, cookies, carried):
                 sid = exchange.sid if exchange else None
@@ -219,17 +219,19 @@ class Gate:
             added += exchange.headers(status, None if signs_in else location)
         return [*headers, *added]
 
-    async def _carried(self, headers: Sequence[Header]) -> tuple[str, Session | Seen | None]:
-        """Return the session that an answer carries, with its cookies."""
+    async def _carried(self, visit: Visit, headers: Sequence[Header]) -> tuple[str, Session | Seen | None]:
+        """Return the session that an answer carries, with its cookies: the chunks that it sets and those that stay."""
         pairs = [
             value.partition(";")[0].strip()
             for name, value in headers
             if self._config.sets_session(name, value)
         ]
-        cookies = "; ".join(pair for pair in pairs if pair.partition("=")[2].strip('"'))
+        cookies = [pair for pair in pairs if pair.partition("=")[2].strip('"')]
         if not cookies:
             return "", None
-        return cookies, await self._session_in(cookies, saved=True)
+        staying = set(self.names) - {_name(pair) for pair in pairs}
+        cookies = [*(pair for pair in visit.cookies.split("; ") if _name(pair) in staying), *cookies]
+        return "; ".join(cookies), await self._session_in("; ".join(cookies), saved=True)
 
     async def _session_in(self, cookies: str, *, saved: bool = False) -> Session | Seen | None:
         """Return the session that cookies identify; `None` if it is neither a user's nor one to sign in under.
@@ -368,3 +370,7 @@ class Gate:
 
     async def _delete(self, session_id: str | None) -> None:
         await settle(self._config.session.delete(session_id or ""))
+
+
+def _name(pair: str) -> str:
+    return pair.partition("=")[0].strip()

@@ -79,6 +79,7 @@ class Visit:
         unsure: Whether it cannot be told if a session of the request lives.
         plain: Whether only the headers of the answer need be looked at.
         cuts_all: Whether all cookies are cut out, since no browser sends such ones.
+        cookies: Those that carry the session.
     """
 
     seen: Seen | None = None
@@ -86,6 +87,7 @@ class Visit:
     unsure: bool = False
     plain: bool = False
     cuts_all: bool = False
+    cookies: str = field(default="", repr=False)
 
     def cut(self, cookie_header: str) -> str:
         """Return a `Cookie` header without what is dead; all else is left byte for byte."""
@@ -226,7 +228,7 @@ class Memory:
             seen: The session.
             plain: Whether nothing but the headers of the answer need be looked at.
         """
-        visit = Visit(seen, plain=plain)
+        visit = Visit(seen, plain=plain, cookies=cookies)
         # What an anonymous session keeps on the server may change without another cookie.
         if seen.known is not None:
             self.keep_cookies(cookies, seen)

@@ -26,7 +26,7 @@ SECRET = "live-credential"
         Removed({}, id_token=SECRET),
         KnownSession(SECRET, ("h",), {"sub": SECRET}, SECRET),
         Work("admin", (KnownSession(SECRET, ("h",), {"sub": SECRET}, SECRET),), {"sub": SECRET}),
-        Visit(dead=(f"session={SECRET}",)),
+        Visit(dead=(f"session={SECRET}",), cookies=f"session={SECRET}"),
         Sought(sub=SECRET, sid=SECRET, oid=SECRET),
     ],
     ids=lambda value: type(value).__name__,

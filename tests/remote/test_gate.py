@@ -619,6 +619,16 @@ class TestCost:
         assert site.door.call("GET", "/me", {}, b"").status == 200
         assert dict(site.store.asked) == {}
 
+    @pytest.mark.parametrize("header", ["session=x", "session=x; session=y", "a=1 session=x"])
+    def test_cookies_that_lead_to_no_session_ask_no_store(self, either_door, header):
+        """Anybody can send them, also while a worker has to ask about each session."""
+        site = either_door
+        site.store = Faulty(MemoryStore())
+        site.build()
+        site.store.away = {"*"}
+        site.store.generation = lambda: None
+        assert site.door.call("GET", "/me", {"cookie": header}, b"").status == 200
+
     def test_known_session_is_served_while_the_store_is_away_and_nothing_has_ended(self, site):
         site.store = Faulty(MemoryStore())
         site.build()

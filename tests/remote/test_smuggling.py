@@ -18,7 +18,7 @@ from msal_logout_middleware.http import Cookie
 from msal_logout_middleware.provider import Provider
 from msal_logout_middleware.session import Session
 from msal_logout_middleware.stores.memory import MemoryStore
-from tests.doors import AsgiDoor, WsgiDoor
+from tests.doors import AsgiDoor, Browser, WsgiDoor
 from tests.remote.conftest import signing_in
 from tests.remote.faults import Faulty
 from tests.sites import HOME, KINDS, SECRET, Site
@@ -146,7 +146,7 @@ class InChunks:
 
     def value(self, cookie_header):
         pairs = sorted(pair.strip().split("=") for pair in cookie_header.split(";") if pair.strip())
-        return "_".join(value for _, value in pairs)
+        return "_".join(value for _, value in pairs if value)
 
     def read(self, cookie_header):
         claims = self.claims_of.get(self.value(cookie_header))
@@ -189,7 +189,8 @@ def site_that_reads(reader):
 
     def me(environ, start_response):
         session = reader.read(environ.get("HTTP_COOKIE", ""))
-        start_response("200 OK", [("Content-Type", "application/json")])
+        set_cookies = [("Set-Cookie", value) for value in environ["QUERY_STRING"].split("&") if value]
+        start_response("200 OK", [("Content-Type", "application/json"), *set_cookies])
         return [json.dumps({"user": session and session.claims}).encode()]
 
     return SimpleNamespace(logout=logout, door=WsgiDoor(wsgi.LogoutMiddleware(me, logout)))
@@ -243,6 +244,29 @@ def test_stolen_cookie_within_another_is_refused_where_the_framework_reads_it(re
     assert whose(site, header.replace("dead", "live").replace("again", "live")) == "sub-of-bob"
 
 
+@pytest.mark.parametrize("name", ["session/", "(session)"])
+def test_stolen_cookie_is_refused_whose_name_is_one_that_no_cookie_should_have(name):
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"]).build()
+    site.app.config["SESSION_COOKIE_NAME"] = name
+    ann = site.sign_in(signing_in("ann"))
+    stolen = site.copy(ann)
+    assert site.user(stolen) == "sub-of-ann"
+    site.front_channel(sid="a-session")
+    assert site.user(stolen) is None
+
+
 def test_session_that_another_cookie_only_speaks_of_is_none():
     header = "theme=session; next=/?session=x; a=session=x; xsession=y; session_=z"
     assert not hides_session(header, ["session"])
+
+
+@pytest.mark.parametrize("set_anew", ["chunk1=c", "chunk0=a&chunk1=c", "chunk0=d&chunk1="])
+def test_id_token_that_is_refreshed_in_some_of_the_chunks_is_of_the_session(set_anew):
+    claims = signing_in("ann")
+    refreshed = {name: value for name, value in claims.items() if name != "sid"} | {"nonce": "refreshed"}
+    site = site_that_reads(InChunks(a_b=claims, a_c=refreshed, d=refreshed))
+    browser = Browser(site.door, {"chunk0": "a", "chunk1": "b"})
+    browser.get(f"/me?{set_anew}")
+    assert json.loads(browser.get("/me").body)["user"] == refreshed
+    site.logout.end_sessions(sid="a-session")
+    assert json.loads(browser.get("/me").body)["user"] is None
