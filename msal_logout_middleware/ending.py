@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from types import MappingProxyType
@@ -228,10 +229,24 @@ async def put_off(config: Configuration, work: Work, target: Target) -> None:
     target = replace(target, asked_at=target.asked_at or time.time())
     # Anybody can send a front-channel call with any `sid`: those must not drive out what somebody vouches for.
     is_vouched = work.channel != "front-channel" or bool(work.sessions)
-    given_up = config.unmarked.add(Unfinished(work, target), _names(work, target), vouched=is_vouched)
+    groups = await _groups(config, work, target) if is_vouched else ()  # nor ask the store time and again
+    names = (*_names(work, target), *groups)
+    given_up = config.unmarked.add(Unfinished(work, target), names, vouched=is_vouched)
     if isinstance(given_up, Unfinished):
         logger.error("logout: more sign-outs than are kept could not be committed: the oldest is given up")
         await config.tell(LogoutFailed(given_up.work.channel, given_up.work.short, ("mark",)))
+
+
+async def _groups(config: Configuration, work: Work, target: Target) -> frozenset[str]:
+    """Return by which names the index groups the sessions that are meant, as far as it can be asked.
+
+    A session that has gone on has handles that say less than the index knows of it.
+    """
+    found = {session.group for session in work.sessions if session.group}
+    with suppress(Exception):  # any engine's: what the store does not say must do without
+        for one in target.found_by:
+            found |= {record.session for record in await settle(config.store.find(one))}
+    return frozenset(found).difference(target.spared)
 
 
 async def resume(config: Configuration, row: JournalRow, steps: Steps) -> Outcome:

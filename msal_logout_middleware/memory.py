@@ -179,6 +179,8 @@ class Memory:
         if not seen.ended and self.marks.has(seen.handles):
             seen.ended = True
         names = seen.handles if seen.known is None else (*seen.handles, *seen.known.keys)
+        if seen.group is not None and len(self._config.unmarked):
+            names = (*names, seen.group)
         return seen.ended or self._config.unmarked.names(names)
 
     # Sessions
