@@ -15,7 +15,10 @@ import sys
 from bench.measuring import BROKE_A_BOUND
 
 COUNTS_INSTRUCTIONS = {"pass_through"} if shutil.which("valgrind") else set()
-BENCHES = ("pass_through", "known_session", "logout_token", "whole_requests", "many_users", "shared_cache")
+BENCHES = (
+    *("pass_through", "known_session", "logout_token", "whole_requests", "many_users", "shared_cache"),
+    *("engines", "capacity"),
+)
 
 
 def main() -> int:
