@@ -15,6 +15,8 @@ from .records import KnownSession, opened
 from .session import Session
 from .stores import SessionRecord
 
+_MEETINGS = 3  # more often nobody empties a store
+
 
 class Learning:
     """Tells the session index what one worker sees, and remembers it.
@@ -47,13 +49,18 @@ class Learning:
 
     async def _meet(self, known: KnownSession, world: World) -> Seen:
         """Record a session that nobody knew: it was signed in before the middleware was there."""
-        group = secrets.token_hex(16)
-        lives = await settle(self._config.store.add(self._new_record(known, group), sign_in=False))
-        if not lives:
-            # Its `sid` or `sub` was ended before it was known. Now it is known what is left of it.
-            await end_sessions(self._config, Work("first-sight", (known,)), Steps(self._config, world))
-        elif (record := await self._record_of(known.handles)) is not None:
-            group = record.session  # another request of the same session was quicker
+        group, lives = secrets.token_hex(16), True
+        for _ in range(_MEETINGS):
+            lives = await settle(self._config.store.add(self._new_record(known, group), sign_in=False))
+            if not lives:
+                # Its `sid` or `sub` was ended before it was known. Now it is known what is left of it.
+                await end_sessions(self._config, Work("first-sight", (known,)), Steps(self._config, world))
+                break
+            record = await self._record_of(known.handles)
+            if record is not None:
+                group = record.session  # another request of the same session was quicker
+                break
+            # It was ended meanwhile; or the store was emptied, and this worker would remember what nobody can end.
         return self._memory.keep(Seen(known.handles, known, group, ended=not lives))
 
     async def _meet_again(self, known: KnownSession, record: SessionRecord, world: World) -> Seen:
