@@ -4,8 +4,9 @@
 
 Each ends a session of its own, which was signed in before. Beside them, on the same server, a view of Starlette's or
 Flask's that clears its session and redirects to the provider, as the samples for MSAL do. All requests come over
-connections of their own, as from browsers. All take turns; the A/A row shows what the figures are worth. Ends with 3
-if a bound is broken.
+connections of their own, as from browsers. All take turns; the A/A row shows what the figures are worth. Over Redis
+each user has a token cache in the store, too, and beside it stands the logout of `identity`, whose sessions
+Flask-Session keeps there with the token cache in them. Ends with 3 if a bound is broken.
 """
 
 # ruff: noqa: D102, D103
@@ -20,13 +21,16 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
 from itertools import count
 from typing import Any
 from urllib.parse import urlencode
 
+import redis
+import redis.asyncio
 from flask import Flask, redirect, request, session, url_for
+from identity.flask import Auth
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -47,10 +51,15 @@ from bench.measuring import (
     status,
     take_turns,
 )
+from bench.shared_cache import signed_in
 from msal_logout_middleware import Logout, MemoryStore, Provider, SQLiteStore, asgi, wsgi
+from msal_logout_middleware._drive import settle
+from msal_logout_middleware.caches import home_account_id
 from msal_logout_middleware.logout_token import LOGOUT_EVENT
 from msal_logout_middleware.sessions.flask import FlaskSession
+from msal_logout_middleware.stores.redis import RedisStore
 from msal_logout_middleware.testing.signing import SigningKeys
+from tests.stores.servers import serving as redis_server
 
 REQUESTS = 50  # in each turn
 BOUND = {"ratio": 1.1}
@@ -58,6 +67,9 @@ END_SESSION = "https://login.microsoftonline.com/common/oauth2/v2.0/logout"
 ISS = claims_of(0)["iss"]
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 FRONT, BACK = "front-channel logout", "back-channel logout"
+IDENTITY = "logout of identity"
+IDENTITY_SIGN_IN, IDENTITY_LOGOUT = "/identity/sign-in", "/identity/logout"
+HALF = {"ratio": 0.5}
 
 # In the server's process
 
@@ -68,15 +80,22 @@ def configured(session_reader: Any) -> Logout:
         "jwks_uri": os.environ["BENCH_KEYS"],
         "end_session_endpoint": END_SESSION,
     }
-    path = os.environ["BENCH_STORE"]
+    where = os.environ["BENCH_STORE"]
     gc.freeze()
-    store = SQLiteStore(path) if path else MemoryStore()
+    store: Any = MemoryStore()
+    if where.startswith("redis://"):
+        store = RedisStore(redis.asyncio.Redis.from_url(where) if session_reader is None else where)
+    elif where:
+        store = SQLiteStore(where)
     return logout_of(store, session_reader, provider=Provider.from_metadata(metadata, CLIENT_ID))
 
 
 def asgi_site() -> Any:
     async def sign_in(request: Request) -> Response:
-        request.session["user"] = claims_of(int(request.query_params["number"]))
+        number = int(request.query_params["number"])
+        request.session["user"] = claims_of(number)
+        if isinstance(logout.configuration.store, RedisStore):
+            await settle(logout.configuration.store.replace(*token_cache_of(number)))
         return PlainTextResponse("hello")
 
     async def clear(request: Request) -> Response:
@@ -89,7 +108,8 @@ def asgi_site() -> Any:
 
     routes = [Route("/sign-in", sign_in), Route("/clear", clear), Route("/cpu", cpu)]
     bare = Starlette(routes=routes, middleware=[SESSION])
-    wrapped = asgi.LogoutMiddleware(bare, configured(None))
+    logout = configured(None)
+    wrapped = asgi.LogoutMiddleware(bare, logout)
 
     async def site(scope: Any, receive: Any, send: Any) -> None:
         await (bare if scope["type"] == "http" and scope["path"] == "/clear" else wrapped)(
@@ -105,7 +125,10 @@ def wsgi_site() -> Any:
 
     @app.get("/sign-in")
     def sign_in() -> str:
-        session["user"] = claims_of(int(request.args["number"]))
+        number = int(request.args["number"])
+        session["user"] = claims_of(number)
+        if isinstance(logout.configuration.store, RedisStore):
+            logout.configuration.store.replace(*token_cache_of(number))
         return "hello"
 
     @app.get("/clear")
@@ -118,11 +141,34 @@ def wsgi_site() -> Any:
     def cpu() -> str:
         return str(time.process_time())
 
+    logout = configured(FlaskSession(app))
     bare = app.wsgi_app
-    wrapped = wsgi.LogoutMiddleware(bare, configured(FlaskSession(app)))
-    return lambda environ, start_response: (bare if environ["PATH_INFO"] == "/clear" else wrapped)(
-        environ, start_response
-    )
+    sites = {"/clear": bare}
+    if isinstance(logout.configuration.store, RedisStore):
+        sites |= dict.fromkeys((IDENTITY_SIGN_IN, IDENTITY_LOGOUT), identity_app(os.environ["BENCH_STORE"]))
+    wrapped = wsgi.LogoutMiddleware(bare, logout)
+    return lambda environ, start_response: sites.get(environ["PATH_INFO"], wrapped)(environ, start_response)
+
+
+def identity_app(redis_url: str) -> Any:
+    app = Flask(__name__)
+    app.config |= {"SESSION_TYPE": "redis", "SESSION_REDIS": redis.Redis.from_url(redis_url)}
+    redirect_uri = f"http://localhost{IDENTITY_LOGOUT.replace('logout', 'redirect')}"
+    Auth(app, oidc_authority=os.environ["BENCH_METADATA"], client_id=CLIENT_ID, redirect_uri=redirect_uri)
+
+    @app.get(IDENTITY_SIGN_IN)
+    def sign_in() -> str:
+        number = int(request.args["number"])
+        session["_logged_in_user"] = claims_of(number)
+        session["_token_cache"] = token_cache_of(number)[2].decode()
+        return "hello"
+
+    return app.wsgi_app
+
+
+def token_cache_of(number: int) -> tuple[str, str, bytes]:
+    """Return what `replace` is called with when a user signs in for the first time."""
+    return home_account_id(claims_of(number)), "", signed_in(number).serialize().encode()
 
 
 # In this one
@@ -131,7 +177,7 @@ def wsgi_site() -> Any:
 class Server:
     """A server process with one worker, as its users start it."""
 
-    def __init__(self, name: str, store_path: str, keys_url: str) -> None:
+    def __init__(self, name: str, store: str, keys_url: str, metadata_url: str) -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
             self.port = listening.getsockname()[1]
             descriptor = listening.fileno()
@@ -145,7 +191,11 @@ class Server:
                 ],
                 "gunicorn": ["gunicorn", "bench.whole_requests:wsgi_site()", "--bind", f"fd://{descriptor}"],
             }[name]
-            environment = os.environ | {"BENCH_STORE": store_path, "BENCH_KEYS": keys_url}
+            environment = os.environ | {
+                "BENCH_STORE": store,
+                "BENCH_KEYS": keys_url,
+                "BENCH_METADATA": metadata_url,
+            }
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", *command],
                 env=environment,
@@ -178,19 +228,19 @@ class Server:
     def cpu_seconds(self) -> float:
         return float(self.send("/cpu")[2])
 
-    def sign_in(self) -> tuple[int, str]:
+    def sign_in(self, path: str = "/sign-in") -> tuple[int, str]:
         """Sign somebody in who never was, and return who it is, with their cookie."""
         number = next(self._users)
-        status, cookie, _ = self.send(f"/sign-in?number={number}")
+        status, cookie, _ = self.send(f"{path}?number={number}")
         if status != 200:
             raise SystemExit(f"a sign-in was answered with {status}")
         return number, cookie.partition(";")[0]
 
-    def way(self, requests: Any, expected: int) -> Way:
+    def way(self, requests: Any, expected: int, sign_in: str = "/sign-in") -> Way:
         """Return a way to send the requests that are made of sign-ins."""
 
         def way() -> float:
-            prepared = [requests(*self.sign_in()) for _ in range(REQUESTS)]
+            prepared = [requests(*self.sign_in(sign_in)) for _ in range(REQUESTS)]
             before = self.cpu_seconds()
             for path, more in prepared:
                 status, _, body = self.send(path, **more)
@@ -203,6 +253,10 @@ class Server:
 
 def cleared(_number: int, cookie: str) -> tuple[str, dict[str, Any]]:
     return "/clear", {"headers": {"Cookie": cookie}}
+
+
+def identity_logout(_number: int, cookie: str) -> tuple[str, dict[str, Any]]:
+    return IDENTITY_LOGOUT, {"headers": {"Cookie": cookie}}
 
 
 def front_channel(number: int, _cookie: str) -> tuple[str, dict[str, Any]]:
@@ -222,14 +276,19 @@ def back_channel(keys: SigningKeys) -> Any:
 
 @contextmanager
 def serving(name: str, store: str, keys: SigningKeys) -> Iterator[Server]:
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        where = ""
+        if store == "SQLiteStore":
+            where = f"{stack.enter_context(tempfile.TemporaryDirectory())}/logout.db"
+        elif store == "RedisStore":
+            where = stack.enter_context(redis_server()).url
         key_server = Served(keys.jwks)
-        server = Server(name, f"{folder}/logout.db" if store == "SQLiteStore" else "", key_server.url)
-        try:
-            yield server
-        finally:
-            server.close()
-            key_server.close()
+        stack.callback(key_server.close)
+        metadata = Served({"end_session_endpoint": END_SESSION})
+        stack.callback(metadata.close)
+        server = Server(name, where, key_server.url, metadata.url)
+        stack.callback(server.close)
+        yield server
 
 
 def main() -> int:
@@ -237,7 +296,7 @@ def main() -> int:
     rounds = 5 if is_quick(__doc__) else 60
     keys, kept = SigningKeys(), []
     for name, framework in (("uvicorn", "Starlette"), ("gunicorn", "Flask")):
-        for store in ("MemoryStore", "SQLiteStore"):
+        for store in sys.argv[9:] or ("MemoryStore", "SQLiteStore", "RedisStore"):
             with serving(name, store, keys) as server:
                 view = f"{framework} view that clears its session"
                 ways = {
@@ -246,11 +305,19 @@ def main() -> int:
                     FRONT: server.way(front_channel, 200),
                     BACK: server.way(back_channel(keys), 200),
                 }
+                if (name, store) == ("gunicorn", "RedisStore"):
+                    ways[IDENTITY] = server.way(identity_logout, 302, IDENTITY_SIGN_IN)
                 take_turns(ways, 1)  # everything is warm from now on
                 figures = take_turns(ways, rounds)
             table = Table(f"{name}, {store}: us of the server's CPU time for a request", "us")
-            table.rows(figures, baseline=view, bounds={FRONT: BOUND} if store == "MemoryStore" else {})
+            is_judged = store == "MemoryStore" or (name, store) == ("uvicorn", "RedisStore")
+            table.rows(figures, baseline=view, bounds={FRONT: BOUND} if is_judged else {})
             kept.append(table.kept)
+            if IDENTITY in ways:
+                against = Table(f"{name}, {store}: the same beside `identity`", "us")
+                pair = {IDENTITY: figures[IDENTITY], FRONT: figures[FRONT]}
+                against.rows(pair, baseline=IDENTITY, bounds={FRONT: HALF})
+                kept.append(against.kept)
     return status(kept=all(kept))
 
 

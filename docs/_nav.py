@@ -24,6 +24,7 @@ ORDER = [
     "commands.md",
     "testing.md",
     "performance.md",
+    "capacity.md",
     "troubleshooting.md",
     "security.md",
     "hard_cases.md",

@@ -72,6 +72,23 @@ def remove_accounts(cache: bytes | str, claims: Claims) -> Removal:
     return _remove(document, entries, _Accounts.of(_User.of(claims), entries), claims)
 
 
+def count(cache: bytes | str) -> Mapping[str, int]:
+    """Return how many entries of each kind a token cache has: of one that is removed as a whole.
+
+    Args:
+        cache: As MSAL serialized it, in whatever language.
+
+    Raises:
+        DamagedCache: The cache cannot be read.
+    """
+    try:
+        text = cache if isinstance(cache, str) else cache.decode()
+        return dict(Counter(kind for kind, _, _ in _entries(text) if kind != _APP_METADATA))
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    raise DamagedCache("the token cache cannot be read")
+
+
 class _User(NamedTuple):
     """Who claims are about. `oid` and `tid` are GUIDs, in small letters; what claims do not say is empty."""
 

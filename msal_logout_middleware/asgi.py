@@ -73,11 +73,13 @@ class LogoutMiddleware:
             return
         if self._upkeep is None:
             self._start_upkeep()
-        visit, cookie_header = self._nobody, None
+        visit, cookie_header, in_pieces = self._nobody, None, False
         for name, value in scope.get("headers", ()):
             if name == b"cookie":
-                cookie_header = value if cookie_header is None else cookie_header + b"; " + value
+                in_pieces = cookie_header is not None
+                cookie_header = cookie_header + b"; " + value if cookie_header is not None else value
         if cookie_header is not None:
+            scope = self._in_one(scope, cookie_header) if in_pieces else scope
             sampled = cookie_header if len(cookie_header) < SAMPLED_FROM else cookie_header[::32]
             remembered, visit = self._visits.get(sampled, _NOT_REMEMBERED)
             if remembered != cookie_header or (
@@ -125,6 +127,16 @@ class LogoutMiddleware:
 
     def _comes_back(self, scope: Scope, path: str, mount: str) -> bool:
         return self.logout.takes(scope["method"], path, mount, scope["query_string"].decode("latin-1"))
+
+    def _in_one(self, scope: Scope, cookie_header: bytes) -> Scope:
+        """Return a request whose `Cookie` header was sent in pieces, with the header in one (RFC 9113, 8.2.3).
+
+        An adapter to WSGI would join the pieces by a comma, and the app read another session than was judged.
+        """
+        if not any(name in cookie_header for name in self._names):
+            return scope
+        headers = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
+        return {**scope, "headers": [*headers, (b"cookie", cookie_header)]}
 
     # The gate
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ._drive import settle
-from .caches import TokenCaches
+from .caches import InStore, TokenCaches
 from .events import Event, LogoutFailed, LogoutRefused, SessionUnknowable, StoreUnreachable
 from .http import Cookie, Header
 from .logout_token import LogoutTokenRules
@@ -59,6 +59,7 @@ class Configuration:
     on_store_error: OnStoreError
     retry_seconds: float
     session_lifetime_seconds: float
+    marks_in_memory: int
     on_event: OnEvent | None
     unmarked: Unmarked = field(default_factory=Unmarked, repr=False)
     _refused: set[LogoutRefused] = field(default_factory=set, init=False, repr=False)
@@ -72,6 +73,18 @@ class Configuration:
     def guarded(self) -> bool:
         """Whether token caches refuse by themselves what is saved late: if they say so."""
         return getattr(self.caches, "guarded", False)
+
+    @property
+    def drops_caches(self) -> bool:
+        """Whether the store can remove a session's token cache in the operation that ends it, with nothing left to do.
+
+        So where sessions are in cookies, and each of the store's token caches is one user's alone.
+        """
+        if self.server_side or not getattr(self.store, "drops_caches", False):
+            return False
+        return (
+            isinstance(self.caches, InStore) and self.caches.is_one_users and self.caches.store is self.store
+        )
 
     def known(self, session: Session, *, sid: str | None = None) -> KnownSession:
         """Return what is known of a session in which somebody is signed in.

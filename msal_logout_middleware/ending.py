@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from ._drive import MaybeAwaitable, World, settle
-from .caches import Removed
+from .caches import Removed, removed_from
 from .configuration import Configuration
 from .errors import LogoutError
 from .events import Channel, LogoutEnded, LogoutFailed, LogoutStarted
@@ -204,16 +206,21 @@ async def end_sessions(
         What was done, and what is left. Nothing is raised for a part that failed.
     """
     target = target or Target()
-    ended = await steps.do("mark", lambda: _mark(config, work, target))
+    drops = config.drops_caches and not view_follows and all(session.handles for session in work.sessions)
+    ended = await steps.do("mark", lambda: _mark(config, work, target, drops=drops))
     if ended is None:
         await put_off(config, work, target)
     elif not ended.claimed:
         return Outcome(work, (), Removed({}), replayed=True)
     else:
-        work = _with_found(config, work, [record.data for record in ended.records], ended.row, steps)
+        done = frozenset(record.data for record in ended.records if record.handle in ended.dropped)
+        work = _with_found(
+            config, work, [record.data for record in ended.records], ended.row, steps, done=done
+        )
     if ended is None or not work.is_empty:
         await config.tell(LogoutStarted(work.channel, work.short))
-    outcome = await _clear(config, work, steps, contents=contents, delete=not view_follows)
+    dropped = ended.dropped if ended else {}
+    outcome = await _clear(config, work, steps, contents=contents, delete=not view_follows, dropped=dropped)
     return outcome if view_follows else await finish(config, outcome, steps)
 
 
@@ -222,10 +229,24 @@ async def put_off(config: Configuration, work: Work, target: Target) -> None:
     target = replace(target, asked_at=target.asked_at or time.time())
     # Anybody can send a front-channel call with any `sid`: those must not drive out what somebody vouches for.
     is_vouched = work.channel != "front-channel" or bool(work.sessions)
-    given_up = config.unmarked.add(Unfinished(work, target), _names(work, target), vouched=is_vouched)
+    groups = await _groups(config, work, target) if is_vouched else ()  # nor ask the store time and again
+    names = (*_names(work, target), *groups)
+    given_up = config.unmarked.add(Unfinished(work, target), names, vouched=is_vouched)
     if isinstance(given_up, Unfinished):
         logger.error("logout: more sign-outs than are kept could not be committed: the oldest is given up")
         await config.tell(LogoutFailed(given_up.work.channel, given_up.work.short, ("mark",)))
+
+
+async def _groups(config: Configuration, work: Work, target: Target) -> frozenset[str]:
+    """Return by which names the index groups the sessions that are meant, as far as it can be asked.
+
+    A session that has gone on has handles that say less than the index knows of it.
+    """
+    found = {session.group for session in work.sessions if session.group}
+    with suppress(Exception):  # any engine's: what the store does not say must do without
+        for one in target.found_by:
+            found |= {record.session for record in await settle(config.store.find(one))}
+    return frozenset(found).difference(target.spared)
 
 
 async def resume(config: Configuration, row: JournalRow, steps: Steps) -> Outcome:
@@ -263,7 +284,7 @@ async def finish(config: Configuration, outcome: Outcome, steps: Steps) -> Outco
     return outcome
 
 
-async def _mark(config: Configuration, work: Work, target: Target) -> Ended:
+async def _mark(config: Configuration, work: Work, target: Target, *, drops: bool) -> Ended:
     ending = Ending(
         handles=(*_handles(work), *target.handles),
         found_by=target.found_by,
@@ -272,6 +293,7 @@ async def _mark(config: Configuration, work: Work, target: Target) -> Ended:
         expires_at=time.time() + config.session_lifetime_seconds + _BEYOND_SECONDS,
         work=None if work.row else _sealed(config.seal, work),
         jti=target.jti,
+        drops=drops,
     )
     return await settle(config.store.end(ending))
 
@@ -294,11 +316,19 @@ async def _clear(
     contents: Session | None = None,
     read: bool = True,
     delete: bool = True,
+    dropped: Mapping[str, bytes | None] = MappingProxyType({}),
 ) -> Outcome:
     """Remove the accounts of what has ended, and delete the sessions."""
     sessions: list[KnownSession] = []
     removed = Removed({})
-    cleared: set[tuple[object, ...]] = set()
+    gone: set[tuple[object, ...]] = set()
+    for ended in work.sessions:
+        if any(handle in dropped for handle in ended.handles):
+            gone.add((*ended.user, ended.cache_key))
+            wants = work.channel == "rp-initiated"  # the browser takes it to the provider
+            for data in filter(None, map(dropped.get, ended.handles)):
+                removed += removed_from(data, ended.claims, wants_id_token=wants)
+    cleared = set(gone)
     for ended in work.sessions:
         # The contents are those of the session that was known before others were found.
         session, held, readable = ended, contents if ended is work.sessions[0] else None, True
@@ -308,7 +338,8 @@ async def _clear(
             readable = found is not None
         sessions.append(session)
         account = (*session.user, session.cache_key)
-        if held is not None or account not in cleared:  # one removal does for all sessions of a user
+        # One removal does for all sessions of a user, but not where the session's contents may have more.
+        if account not in gone and (held is not None or account not in cleared):
             cleared.add(account)
             removed += await steps.do(
                 "accounts", partial(_remove_accounts, config, session, held)
@@ -376,15 +407,24 @@ def is_of(session: KnownSession, claims: Claims) -> bool:
 
 
 def _with_found(
-    config: Configuration, work: Work, found: Iterable[bytes], row: str | None, steps: Steps
+    config: Configuration,
+    work: Work,
+    found: Iterable[bytes],
+    row: str | None,
+    steps: Steps,
+    *,
+    done: frozenset[bytes] = frozenset(),
 ) -> Work:
     """Return the work, with the sessions that the store has ended beside those that were known.
 
-    One that no secret opens is left to a worker that has its secret: the journal's row stays.
+    One that no secret opens is left to a worker that has its secret: the journal's row stays. But not one of those
+    that are `done`, since their token caches went with them.
     """
     sessions = {session.handles: session for session in work.sessions}
     for data in found:
         session = opened(config.seal, data)
+        if session is None and data in done:
+            continue
         if session is None:
             logger.error("a session's record was sealed with a secret that this worker does not have")
             steps.leave("read")

@@ -43,7 +43,6 @@ class _Held(Generic[T]):
     """What a fetch brought, and when it started and ended."""
 
     value: T
-    raw: Json
     started_at: float
     ended_at: float
 
@@ -173,12 +172,11 @@ class Document(Generic[T]):
 
     def _refresh(self, started_at: float, *, in_vain: bool) -> None:
         try:
-            raw = self._get()
-            held = _Held(self._read(raw), raw, started_at, self._clock())
+            held = _Held(self._read(self._get()), started_at, self._clock())
         except Exception as error:  # whatever it is, the next try is some seconds away
             self._fail(error)
             return
-        if in_vain and self._held and self._held.raw == raw:
+        if in_vain and self._held and self._held.value == held.value:
             self._not_in_vain_before = held.ended_at + THROTTLE_SECONDS
         self._held = held
         self._fetching_since = None

@@ -44,7 +44,7 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
         await config.tell(LogoutRefused("front-channel", "no sid"))
         return done
 
-    mine = session is not None and _is_meant(session, sid, iss)
+    mine = session is not None and _is_meant(config, session, sid, iss)
     known = (config.known(session),) if mine and session is not None else ()
     if not known:  # anybody can send this: while the store is away it must not hold a thread
         steps = Steps(config, world, retry_seconds=0)
@@ -79,9 +79,14 @@ def _may_lack_sid(config: Configuration, request: Request, session: Session | No
         return False
 
 
-def _is_meant(session: Session, sid: str | None, iss: str | None) -> bool:
+def _is_meant(config: Configuration, session: Session, sid: str | None, iss: str | None) -> bool:
     claims = session.claims or {}
-    return (sid is None or claims.get("sid") == sid) and (iss is None or claims.get("iss") == iss)
+    if sid is not None and claims.get("sid") != sid:
+        return False
+    if iss is not None:
+        return bool(claims.get("iss") == iss)
+    # Without `iss` the provider's own sessions are meant.
+    return config.provider.issued(str(claims.get("iss")), claims.get("tid")) is not False
 
 
 def _deletions(config: Configuration) -> tuple[Header, ...]:

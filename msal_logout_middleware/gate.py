@@ -22,7 +22,7 @@ from . import pages
 from ._drive import World, settle
 from .caches import Removed
 from .configuration import Configuration
-from .cookies import MOST_SESSIONS, is_torn, session_cookies, without
+from .cookies import MOST_SESSIONS, hides_session, is_torn, session_cookies, without
 from .ending import Outcome, Steps, Target, Work, end_sessions, look_again, put_off
 from .errors import LogoutError
 from .events import LogoutFailed, SessionRefused, StoreUnreachable
@@ -99,15 +99,18 @@ class Gate:
                 what = await self._session_in(cookies)
                 if what is not None:
                     found.append((cookies, what))
-            if not found:
+            # What several cookies, or odd ones, lead to must be looked at each time.
+            is_odd = len(candidates) > 1 or hides_session(cookie_header, self.names)
+            if not found and not (is_odd and await self._session_in(cookie_header)):
                 plain = not (self.learns_exchanges and COOKIE_NAME in cookie_header)
                 visit = self.nobody if plain else Visit()
                 if not any(name in cookie_header for name in self.names):
                     self._memory.remember(header, visit)
                 return visit
-            if (visit_of_memory := self._judged(found, header)) is not None:
+            if not is_odd and (visit_of_memory := self._judged(found, header)) is not None:
                 return visit_of_memory
-            return await world.beside(self._judge(found, header, cookie_header, world))
+            header_of_one = None if is_odd else header
+            return await world.beside(self._judge(found, header_of_one, cookie_header, world))
         except Exception as error:  # any engine's
             await world.beside(self._unsure(error))
             return Visit(unsure=True)
@@ -115,22 +118,21 @@ class Gate:
     def _judged(self, found: Found, header: str | bytes) -> Visit | None:
         """Return the judgement of a request where memory has it; otherwise the store must be asked."""
         generation = self.generation()
-        if len(found) != 1 or generation is None or generation != self._memory.marks.generation:
+        if generation is None or generation != self._memory.marks.generation:
             return None
         ((cookies, what),) = found
         seen = what if isinstance(what, Seen) else self._memory.recalled(what)
-        if seen is None or not self._memory.lives(seen, generation):
+        if seen is None or self._memory.is_doubtful(seen) or not self._memory.lives(seen, generation):
             return None
         return self._found(header, cookies, seen)
 
-    async def _judge(self, found: Found, header: str | bytes, cookie_header: str, world: World) -> Visit:
+    async def _judge(
+        self, found: Found, header: str | bytes | None, cookie_header: str, world: World
+    ) -> Visit:
         dead: list[str] = []
-        visit = self.nobody
+        visit = Visit()
         doubts = self._memory.doubts
         generation = await self._memory.renew()
-        # Of several sessions each has to be looked at each time.
-        header_of_one = header if len(found) == 1 else None
-        alive: list[str] = []
         for cookies, remembered in found:
             what: Session | Seen | None = remembered
             if doubts != self._memory.doubts:  # it is not remembered any more: the index may have lost it
@@ -138,14 +140,18 @@ class Gate:
             if what is None:
                 continue
             seen = what if isinstance(what, Seen) else await self._learning.recognise(what, world)
-            if self._memory.lives(seen, generation):
-                alive.append(cookies)
-                visit = self._found(header_of_one, cookies, seen)
+            if await self._memory.judge(seen, generation):
+                visit = self._found(header, cookies, seen)
             else:
                 await self._config.tell(SessionRefused(seen.short, during=False))
                 dead.append(cookies)
-        if len(alive) > 1:
-            visit = await self._taken(without(cookie_header, dead), generation, world) or visit
+        left = without(cookie_header, dead)
+        candidates = session_cookies(left, self.names)
+        if not set(candidates) <= set(session_cookies(cookie_header, self.names)):
+            # Such as of a session in chunks: what is left would lead where nobody has looked.
+            return Visit(dead=(cookie_header,), cuts_all=True)
+        if len(candidates) > 1 or hides_session(left, self.names):
+            visit = await self._taken(left, generation, world) or visit
         if not dead:
             return visit
         if visit.seen is None:  # what else would sign the user in again goes as well
@@ -154,7 +160,7 @@ class Gate:
         return replace(visit, dead=tuple(dead), plain=False)
 
     async def _taken(self, cookie_header: str, generation: int, world: World) -> Visit | None:
-        """Return the visit of the session that the framework takes of several, all of which live.
+        """Return the visit of the session that the framework takes of cookies none of which is dead by itself.
 
         What its request leads to is that session's: a sign-in of another's would outlive it.
         """
@@ -162,7 +168,7 @@ class Gate:
         if session is None or (session.claims is None and session.id is None):
             return None
         seen = await self._learning.recognise(session, world)
-        if not self._memory.lives(seen, generation):
+        if not await self._memory.judge(seen, generation):
             # Together they lead to what none of them led to alone.
             return Visit(dead=(cookie_header,), cuts_all=True)
         return self._found(None, cookie_header, seen)
@@ -193,7 +199,7 @@ class Gate:
             The headers to send, or the answer to send in the app's place, since nothing can be told.
         """
         try:
-            cookies, carried = await self._carried(headers)
+            cookies, carried = await self._carried(visit, headers)
             lives = True
             if self.is_late(visit) or not self._is_known(visit, cookies, carried):
                 sid = exchange.sid if exchange else None
@@ -213,17 +219,19 @@ class Gate:
             added += exchange.headers(status, None if signs_in else location)
         return [*headers, *added]
 
-    async def _carried(self, headers: Sequence[Header]) -> tuple[str, Session | Seen | None]:
-        """Return the session that an answer carries, with its cookies."""
+    async def _carried(self, visit: Visit, headers: Sequence[Header]) -> tuple[str, Session | Seen | None]:
+        """Return the session that an answer carries, with its cookies: the chunks that it sets and those that stay."""
         pairs = [
             value.partition(";")[0].strip()
             for name, value in headers
             if self._config.sets_session(name, value)
         ]
-        cookies = "; ".join(pair for pair in pairs if pair.partition("=")[2].strip('"'))
+        cookies = [pair for pair in pairs if pair.partition("=")[2].strip('"')]
         if not cookies:
             return "", None
-        return cookies, await self._session_in(cookies, saved=True)
+        staying = set(self.names) - {_name(pair) for pair in pairs}
+        cookies = [*(pair for pair in visit.cookies.split("; ") if _name(pair) in staying), *cookies]
+        return "; ".join(cookies), await self._session_in("; ".join(cookies), saved=True)
 
     async def _session_in(self, cookies: str, *, saved: bool = False) -> Session | Seen | None:
         """Return the session that cookies identify; `None` if it is neither a user's nor one to sign in under.
@@ -260,7 +268,7 @@ class Gate:
     ) -> bool:
         """Tell whether an answer may carry a session, and learn of it."""
         generation = await self._memory.renew()
-        if visit.seen is not None and not self._memory.lives(visit.seen, generation):
+        if visit.seen is not None and not await self._memory.judge(visit.seen, generation):
             await self._undo(visit.seen, carried, world)
             return False
         if self._is_known(visit, cookies, carried):
@@ -268,7 +276,7 @@ class Gate:
         seen = carried
         if not isinstance(seen, Seen):
             seen = await self._learning.learn(visit, cast("Session", carried), sid, world)
-        if not self._memory.lives(seen, generation):
+        if not await self._memory.judge(seen, generation):
             await self._undo(seen, carried, world)
             return False
         self._memory.keep_cookies(cookies, seen)
@@ -290,7 +298,10 @@ class Gate:
         """
         if visit.seen is None:
             return False
-        return not self._memory.lives(visit.seen, await world.beside(self._memory.renew()))
+        return not await world.beside(self._lives_now(visit.seen))
+
+    async def _lives_now(self, seen: Seen) -> bool:
+        return await self._memory.judge(seen, await self._memory.renew())
 
     async def signed_in(self, session: Session, sid: str | None, world: World) -> None:
         """Record a sign-in that the app tells.
@@ -359,3 +370,7 @@ class Gate:
 
     async def _delete(self, session_id: str | None) -> None:
         await settle(self._config.session.delete(session_id or ""))
+
+
+def _name(pair: str) -> str:
+    return pair.partition("=")[0].strip()

@@ -123,14 +123,14 @@ def _meant(keys: tuple[SigningKey, ...], kid: str | None) -> tuple[SigningKey, .
 
 
 def signing_keys(document: Json) -> tuple[SigningKey, ...]:
-    """Return the keys of a JSON Web Key Set that can verify anything of a provider's (RFC 7517, 5).
+    """Return the keys of a JSON Web Key Set that can verify anything of a provider's (RFC 7517, 5), in one order.
 
     Raises:
         ProviderError: There is none.
     """
     members = document.get("keys")
     found = [signing_key(member) for member in members] if isinstance(members, list) else []
-    keys = tuple(key for key in found if key is not None)
+    keys = tuple(sorted((key for key in found if key is not None), key=lambda key: key.kid or ""))
     if not keys:
         raise ProviderError("there is no signing key in it")
     return keys

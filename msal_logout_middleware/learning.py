@@ -49,19 +49,33 @@ class Learning:
 
     async def _meet(self, known: KnownSession, world: World) -> Seen:
         """Record a session that nobody knew: it was signed in before the middleware was there."""
-        group, lives = secrets.token_hex(16), True
-        for _ in range(_MEETINGS):
-            lives = await settle(self._config.store.add(self._new_record(known, group), sign_in=False))
-            if not lives:
-                # Its `sid` or `sub` was ended before it was known. Now it is known what is left of it.
-                await end_sessions(self._config, Work("first-sight", (known,)), Steps(self._config, world))
-                break
-            record = await self._record_of(known.handles)
-            if record is not None:
-                group = record.session  # another request of the same session was quicker
-                break
-            # It was ended meanwhile; or the store was emptied, and this worker would remember what nobody can end.
+        lives, group = await self._recorded(known)
+        if not lives and await self._may_be_an_old_one(known):
+            pass  # what its user has by now is not its own
+        elif not lives:
+            # Its `sid` or `sub` was ended before it was known. Now it is known what is left of it.
+            await end_sessions(self._config, Work("first-sight", (known,)), Steps(self._config, world))
         return self._memory.keep(Seen(known.handles, known, group, ended=not lives))
+
+    async def _recorded(self, known: KnownSession) -> tuple[bool, str]:
+        """Record a session at first sight; tell whether it lives, and its group.
+
+        It is looked whether it is there: the store may be emptied at that moment, and this worker would remember a
+        session that nobody else can find, and so nobody end.
+        """
+        group = secrets.token_hex(16)
+        for _ in range(_MEETINGS):
+            if not await settle(self._config.store.add(self._new_record(known, group), sign_in=False)):
+                return False, group
+            if (record := await self._record_of(known.handles)) is not None:
+                return True, record.session  # of another request of the same session, if that was quicker
+        return True, group
+
+    async def _may_be_an_old_one(self, known: KnownSession) -> bool:
+        """Tell whether a session may have ended under its own handle, and its user have signed in since."""
+        if not self._memory.marks.may_have(known.handles):
+            return False
+        return any([await settle(self._config.store.find(key)) for key in known.keys])
 
     async def _meet_again(self, known: KnownSession, record: SessionRecord, world: World) -> Seen:
         """Return a session that the index knows; it is told what it does not know of it."""
@@ -133,4 +147,5 @@ class Learning:
 
     def _new_record(self, known: KnownSession, group: str) -> SessionRecord:
         expires_at = time.time() + self._config.session_lifetime_seconds
-        return known.record(self._config.seal, session=group, expires_at=expires_at)
+        drops = self._config.drops_caches
+        return known.record(self._config.seal, session=group, expires_at=expires_at, has_own_cache=drops)

@@ -18,6 +18,7 @@ from .ending import Steps
 from .gate import Gate
 from .http import Cookie, Request, Response
 from .logout_token import LogoutTokenRules
+from .marks import KEPT
 from .memory import WorkerState
 from .provider import Provider
 from .remote import EndedSessions, Sought
@@ -79,6 +80,8 @@ class Logout:
         retry_seconds: How long one sign-out may retry what fails.
         session_lifetime_seconds: The longest that a session of the app lives; its record and its ended mark are kept
             for as long.
+        marks_in_memory: How many ended marks a worker keeps by name, at some 200 bytes each. More take 3 bytes each,
+            and the store is asked about what may be one of them.
         on_event: Is called with every event.
 
     Raises:
@@ -116,10 +119,11 @@ class Logout:
         on_store_error: OnStoreError = "page",
         retry_seconds: float = 2.0,
         session_lifetime_seconds: float = 31 * _DAY_SECONDS,
+        marks_in_memory: int = KEPT,
         on_event: OnEvent | None = None,
     ) -> None:
         _check_numbers(retry_seconds=retry_seconds, max_url_length=max_url_length)
-        _check_numbers(session_lifetime_seconds=session_lifetime_seconds)
+        _check_numbers(session_lifetime_seconds=session_lifetime_seconds, marks_in_memory=marks_in_memory)
         if session_lifetime_seconds == 0:
             raise ValueError(
                 "session_lifetime_seconds=0 must be as long as sessions live: so long what has ended is known"
@@ -196,6 +200,7 @@ class Logout:
             on_store_error=on_store_error,
             retry_seconds=retry_seconds,
             session_lifetime_seconds=session_lifetime_seconds,
+            marks_in_memory=marks_in_memory,
             on_event=on_event,
         )
         self.logout_path = logout_path

@@ -6,12 +6,24 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count, islice
 from operator import itemgetter
 
+from .mark_filter import MarkFilter, probes
 from .stores import Marks
 
+KEPT = 500_000
 _FORGOTTEN_AT_ONCE = 5000
+_FOLDED_TOGETHER = 1_000_000
+
+
+@dataclass
+class _Folded:
+    """Marks that are not kept by name, and when the last of them expires, in seconds since 1970."""
+
+    names: MarkFilter
+    expires_at: float = 0.0
 
 
 class HeldMarks:
@@ -19,20 +31,37 @@ class HeldMarks:
 
     `generation` is the store's generation that they are known to be complete for; `None` while they are not. `place`
     is the store's epoch, and the cursor to go on from.
+
+    Those beyond what is kept by name are kept in filters, the oldest first: what may be one of them is for the store to
+    say. They are not written back to a store that has lost them.
+
+    Args:
+        kept: How many are kept by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
+        self._filters: list[_Folded] = []
+        self._folding = threading.Lock()
         self.generation: int | None = None
         self.place: tuple[str | None, int] = (None, 0)
         self._expires_at: dict[str, float] = {}
         self._told_anew: set[str] | None = None  # what a new life of the store has told so far
 
     def __len__(self) -> int:
-        return len(self._expires_at)
+        return len(self._expires_at) + sum(len(folded.names) for folded in self._filters)
 
     def has(self, handles: Iterable[str]) -> bool:
-        """Tell whether one of the handles is dead."""
+        """Tell whether one of the handles is dead, as far as they are known by name."""
         return any(handle in self._expires_at for handle in handles)
+
+    def may_have(self, handles: Iterable[str]) -> bool:
+        """Tell whether one of the handles may be one of those that are not kept by name."""
+        filters = self._filters
+        if not filters:
+            return False
+        where = [probes(handle) for handle in handles]
+        return any(folded.names.may_have(each) for folded in filters for each in where)
 
     def take(self, found: Marks, place: tuple[str | None, int]) -> bool:
         """Take in what the store has told; marks that are held already stay.
@@ -61,7 +90,25 @@ class HeldMarks:
         held_epoch, held = self.place  # another thread may have asked meanwhile
         cursor = max(held, found.cursor) if held_epoch == found.epoch else found.cursor
         self.place = (found.epoch, cursor if same else 0)
+        if len(self._expires_at) > self._kept:
+            self._fold()
         return same
+
+    def _fold(self) -> None:
+        """Put the oldest beyond what is kept by name into a filter; no mark is missing meanwhile."""
+        with self._folding:
+            oldest: list[tuple[str, float]] = []
+            with suppress(RuntimeError):  # another thread takes marks in, and folds them afterwards
+                oldest = list(islice(self._expires_at.items(), max(0, len(self._expires_at) - self._kept)))
+            for handle, expires_at in oldest:
+                if not self._filters or self._filters[-1].names.is_full:
+                    # Each is larger than the one before, so that there are few to look into.
+                    capacity = min(_FOLDED_TOGETHER << len(self._filters), 16 * _FOLDED_TOGETHER)
+                    self._filters = [*self._filters, _Folded(MarkFilter(capacity))]
+                last = self._filters[-1]
+                last.expires_at = max(last.expires_at, expires_at)
+                last.names.add(handle)
+                self._expires_at.pop(handle, None)
 
     def lost(self, now: float) -> list[tuple[str, float]]:
         """Return the handles, each with its expiry, that a new life of the store has not told again."""
@@ -80,6 +127,8 @@ class HeldMarks:
 
         A bounded number of them, the oldest first, so that an event loop is not held.
         """
+        with self._folding:
+            self._filters = [folded for folded in self._filters if folded.expires_at > now]
         oldest: list[tuple[str, float]] = []
         with suppress(RuntimeError):  # another thread takes marks in: the next round comes
             oldest = list(islice(self._expires_at.items(), _FORGOTTEN_AT_ONCE))

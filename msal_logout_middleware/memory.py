@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ._drive import settle
@@ -79,13 +79,15 @@ class Visit:
         unsure: Whether it cannot be told if a session of the request lives.
         plain: Whether only the headers of the answer need be looked at.
         cuts_all: Whether all cookies are cut out, since no browser sends such ones.
+        cookies: Those that carry the session.
     """
 
     seen: Seen | None = None
-    dead: tuple[str, ...] = ()
+    dead: tuple[str, ...] = field(default=(), repr=False)
     unsure: bool = False
     plain: bool = False
     cuts_all: bool = False
+    cookies: str = field(default="", repr=False)
 
     def cut(self, cookie_header: str) -> str:
         """Return a `Cookie` header without what is dead; all else is left byte for byte."""
@@ -122,7 +124,7 @@ class Memory:
 
     def __init__(self, config: Configuration) -> None:
         self.generation: Callable[[], int | None] = config.store.generation
-        self.marks = HeldMarks()
+        self.marks = HeldMarks(config.marks_in_memory)
         self.visits: dict[str | bytes, tuple[str | bytes, Visit]] = {}
         self._config = config
         self._by_cookies: dict[str, Seen] = {}
@@ -147,6 +149,21 @@ class Memory:
                 break
         return _NO_GENERATION if generation is None else generation
 
+    def is_doubtful(self, seen: Seen) -> bool:
+        """Tell whether only the store can say if a session has ended."""
+        return not seen.ended and self.marks.may_have(seen.handles)
+
+    async def judge(self, seen: Seen, generation: int) -> bool:
+        """Tell whether a session lives, as `lives` does; where that is doubtful, by the store's own index.
+
+        Raises:
+            Exception: The store cannot be asked.
+        """
+        if self.is_doubtful(seen):
+            records = [await settle(self._config.store.get(handle)) for handle in seen.handles]
+            seen.ended = not any(records)  # a session that ends takes its records with it
+        return self.lives(seen, generation)
+
     def lives(self, seen: Seen, generation: int) -> bool:
         """Tell whether a session lives, by marks that are complete for a generation; and note it."""
         doubts = self.doubts
@@ -162,6 +179,8 @@ class Memory:
         if not seen.ended and self.marks.has(seen.handles):
             seen.ended = True
         names = seen.handles if seen.known is None else (*seen.handles, *seen.known.keys)
+        if seen.group is not None and len(self._config.unmarked):
+            names = (*names, seen.group)
         return seen.ended or self._config.unmarked.names(names)
 
     # Sessions
@@ -179,8 +198,9 @@ class Memory:
         return not (seen.is_server_side and len(self._config.unmarked))
 
     def keep_cookies(self, cookies: str, seen: Seen) -> None:
-        """Remember which session cookies carry."""
-        _put(self._by_cookies, cookies, seen)
+        """Remember which session cookies carry, unless they are so long that few of them would fill the memory."""
+        if len(cookies) <= _LONGEST_REMEMBERED:
+            _put(self._by_cookies, cookies, seen)
 
     def recalled(self, session: Session) -> Seen | None:
         """Return what is known of a session by its handle, if it is still the sign-in that it was."""
@@ -210,10 +230,10 @@ class Memory:
             seen: The session.
             plain: Whether nothing but the headers of the answer need be looked at.
         """
-        visit = Visit(seen, plain=plain)
+        visit = Visit(seen, plain=plain, cookies=cookies)
         # What an anonymous session keeps on the server may change without another cookie.
-        if seen.known is not None and len(cookies) <= _LONGEST_REMEMBERED:
-            _put(self._by_cookies, cookies, seen)
+        if seen.known is not None:
+            self.keep_cookies(cookies, seen)
             if header is not None and self.is_still(seen):
                 self.remember(header, visit)
         return visit

@@ -72,18 +72,22 @@ class KnownSession:
             signed_in_at=value["signed_in_at"],
         )
 
-    def record(self, seal: Seal, *, session: str, expires_at: float) -> SessionRecord:
+    def record(
+        self, seal: Seal, *, session: str, expires_at: float, has_own_cache: bool = False
+    ) -> SessionRecord:
         """Return the record of the session's first handle.
 
         Args:
             seal: Seals what ending the session needs.
             session: Groups the handles of the session.
             expires_at: When the session's lifetime is over, in seconds since 1970.
+            has_own_cache: Whether its token cache is its user's alone, so that the store may remove it as a whole.
         """
+        cache = self.cache_key if has_own_cache else None
         known = replace(self, group=session)
         data = seal.seal("record", known.as_json())
         seal.keep_at_hand(data, known)
-        return SessionRecord(self.handles[0], session, self.keys, self.issued_at, data, expires_at)
+        return SessionRecord(self.handles[0], session, self.keys, self.issued_at, data, expires_at, cache)
 
 
 def known_session(

@@ -30,6 +30,7 @@ FLOORS: dict[str, set[str]] = {
         "grants",
         "keys",
         "logout_token",
+        "mark_filter",
         "marks",
         "pages",
         "provider",

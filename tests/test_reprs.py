@@ -5,6 +5,7 @@ import pytest
 from msal_logout_middleware.caches import Removed
 from msal_logout_middleware.ending import Work
 from msal_logout_middleware.http import Request, Response
+from msal_logout_middleware.memory import Visit
 from msal_logout_middleware.records import KnownSession
 from msal_logout_middleware.remote import Sought
 from msal_logout_middleware.session import Session
@@ -25,6 +26,7 @@ SECRET = "live-credential"
         Removed({}, id_token=SECRET),
         KnownSession(SECRET, ("h",), {"sub": SECRET}, SECRET),
         Work("admin", (KnownSession(SECRET, ("h",), {"sub": SECRET}, SECRET),), {"sub": SECRET}),
+        Visit(dead=(f"session={SECRET}",), cookies=f"session={SECRET}"),
         Sought(sub=SECRET, sid=SECRET, oid=SECRET),
     ],
     ids=lambda value: type(value).__name__,

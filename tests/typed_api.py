@@ -120,6 +120,7 @@ async def keys_change() -> None:
     done = await reencrypt(SQLiteStore("logout.db", encryption=encryption), dry_run=True)
     assert_type(done.complete, bool)
     assert_type(await reencrypt(MemoryStore(encryption=encryption)), Reencrypted)
+    assert_type(await reencrypt(RedisStore("redis://localhost", encryption=encryption)), Reencrypted)
 
 
 def caches_that_the_app_has() -> None:

@@ -11,7 +11,7 @@ stores implement beside it. Each method may be a plain or a coroutine function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -124,6 +124,8 @@ class SessionRecord:
         issued_at: The ID token's `iat`, by the provider's clock, in seconds since 1970.
         data: What ending the session needs, sealed.
         expires_at: When the session's lifetime is over, in seconds since 1970.
+        cache: The key of its token cache, if that is its user's alone, for a store that `drops_caches`; the others
+            need not keep it. A record that is returned need not have it.
     """
 
     handle: str
@@ -132,6 +134,7 @@ class SessionRecord:
     issued_at: float
     data: bytes = field(repr=False)
     expires_at: float
+    cache: str | None = field(default=None, repr=False)
 
 
 class KeyMark(NamedTuple):
@@ -163,6 +166,8 @@ class Ending:
             session is named, no session is found, and no key is marked. Then only the `jti` is claimed.
         lease_seconds: For how long the row belongs to the worker that writes it.
         jti: What must not have been claimed before.
+        drops: Whether a store that `drops_caches` removes the token caches of the records that end, in the same
+            operation. If that leaves no session without, there is no row.
     """
 
     handles: tuple[str, ...] = ()
@@ -174,6 +179,7 @@ class Ending:
     work: bytes | None = field(default=None, repr=False)
     lease_seconds: float = 30.0
     jti: Jti | None = None
+    drops: bool = False
 
 
 class Ended(NamedTuple):
@@ -181,15 +187,22 @@ class Ended(NamedTuple):
 
     Args:
         claimed: `False` if the `jti` had been claimed before; then nothing was changed.
-        row: Names the journal's row, to `finish` it; `None` if there was no work.
+        row: Names the journal's row, to `finish` it; `None` if there was no work, or is none left.
         sequence: The store's sequence number of this change.
         records: The records of what ended, every handle of every session, as they were.
+        dropped: The handles of those whose token caches were removed with them, each with what stood there; `None`
+            if nothing did, or another record has it.
     """
 
     claimed: bool
     row: str | None
     sequence: int
     records: tuple[SessionRecord, ...] = ()
+    dropped: Mapping[str, bytes | None] = {}
+
+    def __repr__(self) -> str:
+        """Show no token."""
+        return f"Ended(claimed={self.claimed}, row={self.row!r}, sequence={self.sequence})"
 
 
 class JournalRow(NamedTuple):
@@ -245,7 +258,11 @@ class Marks(NamedTuple):
 
 
 class SessionIndex(Protocol):
-    """Finds sessions, ends them for good, and remembers what is left to do."""
+    """Finds sessions, ends them for good, and remembers what is left to do.
+
+    One that has the attribute `drops_caches = True` is a `TokenCacheStore` as well, and does what `Ending.drops` asks
+    for; a row so removed has a version that it never had before.
+    """
 
     def add(self, record: SessionRecord, *, sign_in: bool) -> MaybeAwaitable[bool]:
         """Record a session under its first handle.

@@ -235,7 +235,7 @@ END = Script(
     _SWEEP,
     f"""
     local tip, milliseconds = ARGV[2], ARGV[5]
-    local handles, sessions, found_by, spared, key_marks, times, jti = unpack(cjson.decode(ARGV[6]))
+    local handles, sessions, found_by, spared, key_marks, times, jti, drop = unpack(cjson.decode(ARGV[6]))
     local expires_at, leased_until = times[1], times[2]
     local work = ARGV[7]
     local ROW = BASE .. 'row:' .. tip
@@ -249,14 +249,14 @@ END = Script(
             records[#records + 1] = call('HGET', ROW, number)
             number = number + 1
         end
-        return {{1, call('EXISTS', ROW), tonumber(done), 'again', records}}
+        return {{1, call('EXISTS', ROW), tonumber(done), 'again', records, {{}}}}
     end
 
     if jti then
         local name = BASE .. 'jti:' .. jti[1]
         local claimed = call('HMGET', name, 'expires_at', 'by')
         if claimed[1] and tonumber(claimed[1]) > now and claimed[2] ~= tip then
-            return {{0, 0, sequence, '', {{}}}}
+            return {{0, 0, sequence, '', {{}}, {{}}}}
         end
         call('HSET', name, 'expires_at', jti[2], 'by', tip)
         call('PEXPIRE', name, jti[3])
@@ -289,7 +289,7 @@ END = Script(
         end
     end
     if #handles + #order + #key_marks == 0 then
-        return {{1, 0, sequence, '', {{}}}}
+        return {{1, 0, sequence, '', {{}}, {{}}}}
     end
 
     local last, marks, records = sequence + 1, {{}}, {{}}
@@ -352,6 +352,36 @@ END = Script(
         keep(BEFORE, milliseconds)
     end
 
+    -- The token caches of the records: the row, and what stands there. What is removed keeps a version, as by REPLACE.
+    local dropped, caches, is_all = {{}}, {{}}, #records > 0
+    local function drop_cache(cache)
+        local name = drop[1] .. cache
+        local row = call('HMGET', name, 'data', 'expires_at')
+        call('HSET', name, 'version', drop[2], 'expires_at', drop[3])
+        call('HDEL', name, 'data')
+        call('PEXPIRE', name, drop[4])
+        return row[1] and tonumber(row[2]) > now and row[1]
+    end
+    if drop then
+        local recorded = {{}}
+        for at = 1, #records, 2 do
+            local handle, cache = records[at], head_of(records[at + 1])[5]
+            recorded[handle] = true
+            if cache then
+                dropped[#dropped + 1] = {{handle, cache, not caches[cache] and drop_cache(cache)}}
+                caches[cache] = true
+            else
+                is_all = false
+            end
+        end
+        for _, handle in ipairs(handles) do
+            is_all = is_all and recorded[handle]
+        end
+    end
+
+    if drop and is_all then
+        work = false  -- nothing is left to do
+    end
     if work then
         call('HSET', ROW, 'work', work, 'number', text(last), 'leased_at', ARGV[1])
         for number = 1, #records / 2 do
@@ -375,7 +405,7 @@ END = Script(
     end
     local message = cjson.encode({{epoch, text(sequence), after, text(last), tip, told}})
     call('PUBLISH', BASE .. 'endings', message)
-    return {{1, work and 1 or 0, last, message, records}}
+    return {{1, work and 1 or 0, last, message, records, dropped}}
     """,
 )
 
@@ -519,6 +549,24 @@ REPLACE = Script(
         redis.call('HDEL', KEYS[1], 'data')
     end
     redis.call('PEXPIRE', KEYS[1], ARGV[5])
+    return 1
+    """,
+)
+
+# KEYS: the token cache. ARGV: now, expected version, new version, data
+REPLACE_ROW = Script(
+    """
+    local row = redis.call('HMGET', KEYS[1], 'version', 'expires_at')
+    if redis.call('HEXISTS', KEYS[1], 'data') == 0 or tonumber(row[2]) <= tonumber(ARGV[1]) then
+        return 0
+    end
+    if row[1] == ARGV[3] then  -- the client sent it twice
+        return 1
+    end
+    if row[1] ~= ARGV[2] then
+        return 0
+    end
+    redis.call('HSET', KEYS[1], 'version', ARGV[3], 'data', ARGV[4])
     return 1
     """,
 )

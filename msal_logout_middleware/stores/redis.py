@@ -23,10 +23,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from .._drive import MaybeAwaitable, run
 from ..errors import StoreError
-from . import Ended, Ending, JournalRow, Loaded, Mark, Marks, SessionRecord
+from . import Ended, Ending, JournalRow, Loaded, Mark, Marks, Rows, SessionRecord
 from . import _redis_scripts as scripts
 from ._feed import Answer, Feed, Messages, News, Tip
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
+from .encryption import Encryption, opened, protected
 
 logger = logging.getLogger("msal_logout_middleware")
 
@@ -39,6 +40,7 @@ WAIT_SECONDS = 1.0
 _KINDS: Final = {"h": "handle", "k": "key"}
 _LONGEST_MILLISECONDS = 10**15
 _BEATS_WITHOUT_MESSAGES = 20  # within the bound
+_ANY_ROW = b"[0-9a-f]" * 64
 
 
 class RedisStore:
@@ -60,6 +62,7 @@ class RedisStore:
         token_cache_lifetime_seconds: How long a token cache is kept after its last write.
         removed_row_seconds: How long a removed token cache is remembered, so that a save by a request that began
             before the removal fails. Longer than the longest request.
+        encryption: Encrypts token caches on the server; they stand there in clear otherwise.
 
     Raises:
         ValueError: An argument is not what it must be.
@@ -78,6 +81,7 @@ class RedisStore:
         clock: Callable[[], float] = time.time,
         token_cache_lifetime_seconds: float = TOKEN_CACHE_LIFETIME_SECONDS,
         removed_row_seconds: float = REMOVED_ROW_SECONDS,
+        encryption: Encryption | None = None,
     ) -> None:
         if not prefix or re.search(r"[{}*?\[\]\\]", prefix):
             raise ValueError("prefix must not be empty, nor contain any of { } * ? [ ] \\")
@@ -87,13 +91,14 @@ class RedisStore:
             raise ValueError(
                 "wait_replicas must not be less than 0, and wait_seconds be less than timeout_seconds"
             )
-        self._prefix = prefix
         base = f"{{{prefix}}}:"
         self._base = _encoded(base)
+        self._caches = _encoded(f"{prefix}:cache:")
         self._index = tuple(_encoded(base + name) for name in scripts.INDEX_KEYS)
         self._clock = clock
         self._token_cache_lifetime = token_cache_lifetime_seconds
         self._removed_row = removed_row_seconds
+        self.encryption = encryption
         self._wait_replicas = wait_replicas
         self._server = _Server(client_or_url, timeout_seconds, wait_seconds)
         if wait_replicas and self._server.is_cluster:
@@ -108,14 +113,19 @@ class RedisStore:
         self._feed = Feed(_Source(self), bound_seconds=bound_seconds, beat_seconds=beat, wall_clock=clock)
         self.generation: Callable[[], int | None] = self._feed.generation
         """The number of the last ending in whatever process; `None` while the server does not vouch for it."""
+        self.drops_caches: bool = not (self._server.is_cluster or wait_replicas)
+        """Whether a session's token cache can be removed by the script that ends it: the same server has both."""
 
     # Token caches
 
     def load(self, key: str) -> MaybeAwaitable[Loaded]:
         """Return the token cache under a key; one that was never there has the version `""`."""
-        return self._server.drive(self._load(self._cache(key)))
+        return self._server.drive(self._load(_row(key)))
 
-    async def _load(self, name: bytes) -> Loaded:
+    async def _load(self, row: str) -> Loaded:
+        return opened(self.encryption, row, await self._load_row(self._cache(row)))
+
+    async def _load_row(self, name: bytes) -> Loaded:
         version, data, expires_at = await self._server.ask("HMGET", name, "version", "data", "expires_at")
         if version is None or float(expires_at) <= self._clock():
             return Loaded(None, "")
@@ -123,29 +133,55 @@ class RedisStore:
 
     def replace(self, key: str, expected: str, data: bytes | None) -> MaybeAwaitable[bool]:
         """Write a token cache (`None`: remove it) if its version is still the expected one."""
-        now = self._clock()
+        row, now = _row(key), self._clock()
+        data = protected(self.encryption, row, data)
         expires_at = now + (self._removed_row if data is None else self._token_cache_lifetime)
         new = secrets.token_hex(16)
         args = [_encoded(expected), new, repr(expires_at), _kept(expires_at, now)]
         return self._run(
-            bool, scripts.REPLACE, now, *args, *([] if data is None else [data]), keys=(self._cache(key),)
+            bool, scripts.REPLACE, now, *args, *([] if data is None else [data]), keys=(self._cache(row),)
         )
 
-    def _cache(self, key: str) -> bytes:
-        """Return where a token cache is: its key often is a user's id, and a removed one is remembered for a while."""
-        return _encoded(f"{self._prefix}:cache:{hashlib.sha256(_encoded(key)).hexdigest()}")
+    def rows(self, after: str | None = None, *, limit: int) -> MaybeAwaitable[Rows]:
+        """Return some rows, in no order: the keys' SHA-256. A cluster's servers come one after the other."""
+        return self._server.drive(self._rows(after, _positive(limit)))
+
+    async def _rows(self, after: str | None, limit: int) -> Rows:
+        names, after = await self._server.scan(self._caches + _ANY_ROW, after, limit)
+        return Rows([name[len(self._caches) :].decode() for name in names], after)
+
+    def load_row(self, row: str) -> MaybeAwaitable[Loaded]:
+        """Return what stands in a row, as it stands there."""
+        return self._server.drive(self._load_row(self._cache(row)))
+
+    def replace_row(self, row: str, expected: str, data: bytes) -> MaybeAwaitable[bool]:
+        """Write what is to stand in a row, as it is, if its version is still the expected one."""
+        args = [_encoded(expected), secrets.token_hex(16), data]
+        return self._run(bool, scripts.REPLACE_ROW, self._clock(), *args, keys=(self._cache(row),))
+
+    def _cache(self, row: str) -> bytes:
+        """Return the server's key of a row."""
+        return self._caches + _encoded(row)
 
     # The session index
 
     def add(self, record: SessionRecord, *, sign_in: bool) -> MaybeAwaitable[bool]:
         """Record a session under its first handle; `False` if it has ended."""
         now = self._clock()
-        return self._run(bool, scripts.ADD, now, *_written(record, now), int(sign_in))
+        return self._run(bool, scripts.ADD, now, *self._written(record, now), int(sign_in))
 
     def join(self, record: SessionRecord) -> MaybeAwaitable[bool]:
         """Record one more handle of a session, or more keys of one that it has; `False` if it has ended."""
         now = self._clock()
-        return self._run(bool, scripts.JOIN, now, *_written(record, now))
+        return self._run(bool, scripts.JOIN, now, *self._written(record, now))
+
+    def _written(self, record: SessionRecord, now: float) -> list[Any]:
+        times: list[float | str] = [record.issued_at, record.expires_at]
+        if record.cache is not None and self.drops_caches:
+            times.append(_row(record.cache))
+        kept = _kept(record.expires_at, now)
+        head = (_json(record.session), _json(record.keys), _json(times)[1:-1])
+        return [_encoded(record.handle), *head, record.data, kept]
 
     def get(self, handle: str) -> MaybeAwaitable[SessionRecord | None]:
         """Return the record of a live handle."""
@@ -163,7 +199,8 @@ class RedisStore:
     def end(self, ending: Ending) -> MaybeAwaitable[Ended]:
         """End sessions: marks, journal and `jti` in one script. Every ending is committed here."""
         now, name = self._clock(), _new_name()
-        args = [name, *_new_store(), _kept(ending.expires_at, now), _json(_as_list(ending, now))]
+        drops = self._dropping(now) if ending.drops and self.drops_caches else False
+        args = [name, *_new_store(), _kept(ending.expires_at, now), _json([*_as_list(ending, now), drops])]
         if ending.work is not None:
             args.append(ending.work)
         return self._server.drive(self._end(name, now, args, waits=ending.work is None))
@@ -174,14 +211,25 @@ class RedisStore:
             answer, acknowledged = await self._server.call(
                 scripts.END, self._index, [repr(now), *args], replicas=replicas
             )
-            claimed, has_row, sequence, message, records = answer
+            claimed, has_row, sequence, message, records, dropped = answer
             if message == b"again":  # the first answer was lost, and with it who else has ended something
                 self._feed.doubt()
             elif message:
                 self._feed.ended(_news(message))
         if message and acknowledged < replicas:
             raise _too_few(acknowledged, replicas)
-        return Ended(bool(claimed), name if has_row else None, sequence, tuple(_records(records)))
+        caches = {handle.decode(): self._opened(cache.decode(), data) for handle, cache, data in dropped}
+        row = name if has_row else None
+        return Ended(bool(claimed), row, sequence, tuple(_records(records)), caches)
+
+    def _opened(self, row: str, data: bytes | None) -> bytes | None:
+        return opened(self.encryption, row, Loaded(data, "")).data
+
+    def _dropping(self, now: float) -> list[str]:
+        """Say what the script leaves of a token cache: as `replace` does, its version, for a while."""
+        expires_at = now + self._removed_row
+        kept = str(_kept(expires_at, now))
+        return [self._caches.decode(), secrets.token_hex(16), repr(expires_at), kept]
 
     @contextmanager
     def _doubting(self) -> Iterator[None]:
@@ -313,14 +361,14 @@ class _Server:
         """Return what a coroutine comes to; an asynchronous one is the caller's to await."""
         return flow if self.is_async else run(flow)
 
-    async def ask(self, *command: Any) -> Any:
+    async def ask(self, *command: Any, **options: Any) -> Any:
         """Send one command, and return its answer.
 
         Raises:
             StoreError: The server did not do it, or maybe did and could not say so.
         """
         try:
-            return await self._sent(*command)
+            return await self._sent(*command, **options)
         except Exception as error:  # any client's
             raise StoreError(_sentence(error)) from error
 
@@ -345,12 +393,44 @@ class _Server:
             raise StoreError(_sentence(error)) from error
         return answer if replicas else (answer, 0)
 
-    async def _sent(self, *command: Any) -> Any:
+    async def scan(self, pattern: bytes, after: str | None, limit: int) -> tuple[Sequence[bytes], str | None]:
+        """Look at some keys; return those like a pattern, and where to go on: at each primary of a cluster in turn.
+
+        Raises:
+            StoreError: The server did not do it, or the cluster has other primaries than before.
+        """
+        try:
+            primaries = await self._primaries()
+        except Exception as error:  # any client's
+            raise StoreError(_sentence(error)) from error
+        names = sorted(primaries)
+        cursor, at, names_before = (0, 0, names) if after is None else json.loads(after)
+        if names_before != names:
+            raise StoreError("the cluster's primaries have changed meanwhile: start anew")
+        # Not by a script: a proxy in front of many servers would run it on one of them.
+        scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", limit)
+        cursor, found = await self.ask(*scan, **primaries[names[at]])
+        if isinstance(cursor, dict):  # a client of a cluster says whose it is
+            (cursor,) = cursor.values()
+        if not cursor:
+            at += 1
+        return found, json.dumps([cursor, at, names]) if at < len(names) else None
+
+    async def _primaries(self) -> dict[str, dict[str, Any]]:
+        """Return how each server that has keys is sent a command, by its name; without a cluster it is one."""
+        if not self.is_cluster:
+            return {"": {}}
+        if self.is_async:  # a plain client knows them when it is made
+            async with asyncio.timeout(self._timeout):
+                await self._client.initialize()
+        return {node.name: {"target_nodes": [node]} for node in self._client.get_primaries()}
+
+    async def _sent(self, *command: Any, **options: Any) -> Any:
         # The option has bytes stay bytes where the client would decode them.
         if not self.is_async:
-            return self._client.execute_command(*command, NEVER_DECODE=True)
+            return self._client.execute_command(*command, NEVER_DECODE=True, **options)
         async with asyncio.timeout(self._timeout):
-            return await self._client.execute_command(*command, NEVER_DECODE=True)
+            return await self._client.execute_command(*command, NEVER_DECODE=True, **options)
 
     async def _sent_and_waited(self, replicas: int, *command: Any) -> tuple[Any, int]:
         """Send a command, and wait for replicas on the same connection, since the server goes by that."""
@@ -532,6 +612,11 @@ def _encoded(text: str) -> bytes:
         raise ValueError("a key is not valid Unicode: it holds a lone surrogate") from None
 
 
+def _row(key: str) -> str:
+    """Return what a cache key's row is called: the key often is a user's id, and a removed one is remembered."""
+    return hashlib.sha256(_encoded(key)).hexdigest()
+
+
 def _json(value: Any) -> bytes:
     return _encoded(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
@@ -556,12 +641,6 @@ def _positive(limit: int) -> int:
     return limit
 
 
-def _written(record: SessionRecord, now: float) -> list[Any]:
-    times = _json([record.issued_at, record.expires_at])[1:-1]
-    kept = _kept(record.expires_at, now)
-    return [_encoded(record.handle), _json(record.session), _json(record.keys), times, record.data, kept]
-
-
 def _as_list(ending: Ending, now: float) -> list[Any]:
     jti = ending.jti
     return [
@@ -582,7 +661,7 @@ class _Stored(NamedTuple):
 
 def _stored(handle: str, value: bytes) -> _Stored:
     number, head, data = value.split(b"\n", 2)
-    session, keys, issued_at, expires_at = json.loads(head)
+    session, keys, issued_at, expires_at, *_ = json.loads(head)
     return _Stored(int(number), SessionRecord(handle, session, tuple(keys), issued_at, data, expires_at))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -249,6 +250,20 @@ def test_flood_of_unknown_kids_causes_one_refresh_for_each_interval(
     for forged in unknown_kids(by):
         assert run(trust.verify(forged, BlockingWorld(), wait_seconds=WAIT)) == NO_KEY
     assert server.requests == 3
+
+
+def test_flood_has_a_provider_that_says_the_same_in_other_words_asked_no_more_often(
+    server: JsonServer, trust: Trust, by: Issuing, clock: Clock
+) -> None:
+    """Such as one whose servers have the keys each in an order of its own."""
+    published = [KEY.jwk, EC_KEY.jwk]
+    server.says({"keys": published})
+    for number, forged in enumerate(islice(unknown_kids(by), 100)):
+        assert run(trust.verify(forged, BlockingWorld(), wait_seconds=WAIT)) == NO_KEY
+        published.reverse()
+        server.says({"keys": published, "number": number})
+        clock.now += THROTTLE_SECONDS / FLOOD
+    assert server.requests == 2
 
 
 def test_flood_waits_for_a_slow_provider_no_longer_than_once(

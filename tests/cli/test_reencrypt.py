@@ -3,7 +3,9 @@
 import pytest
 
 from msal_logout_middleware import Encryption, SQLiteStore
+from msal_logout_middleware.stores.redis import RedisStore
 from tests.cli import FLASK, STARLETTE, as_json, msal_logout
+from tests.stores.servers import clustered, serving
 
 OLD, NEW = "the old key of the shop, which has 32 bytes", "the new key of the shop, which has 32 bytes"
 TOKENS = b'{"RefreshToken": {"key": {"secret": "rt-of-alice"}}}'
@@ -89,6 +91,55 @@ def test_other_store_of_token_caches_is_gone_over(shop):
     )
     (shop / "shop.py").write_text(source)
     assert as_json(msal_logout(shop, "reencrypt", "shop:logout", "--json"))["reencrypted"] == 1
+
+
+MAKES = {
+    "a URL": "'{url}'",
+    "an asyncio client": "redis.asyncio.Redis.from_url('{url}')",
+    "a cluster's asyncio client": "redis.asyncio.cluster.RedisCluster.from_url('{url}')",
+}
+
+
+def with_redis(url, arguments, made_of="a URL"):
+    made = MAKES[made_of].format(url=url)
+    source = STARLETTE.replace(
+        'SQLiteStore("logout.db")', f"RedisStore({made}, prefix='shop', encryption=Encryption({arguments}))"
+    )
+    return f"""
+import redis.asyncio.cluster
+from msal_logout_middleware import Encryption
+from msal_logout_middleware.stores.redis import RedisStore
+{source}
+"""
+
+
+@pytest.mark.parametrize("made_of", MAKES)
+def test_token_caches_on_a_redis_server_come_under_the_first_key(shop, made_of):
+    pytest.importorskip("redis", reason="no client: install redis")
+    with clustered() as (server,):
+        (shop / "shop.py").write_text(with_redis(server.url, f"[{NEW!r}, {OLD!r}], clear='read'", made_of))
+        for name, encryption in (("clear", None), ("old", Encryption(OLD)), ("new", Encryption(NEW))):
+            assert RedisStore(server.url, prefix="shop", encryption=encryption).replace(name, "", TOKENS)
+        closes_no_client = {"PYTHONWARNINGS": "error,ignore::ResourceWarning"}  # which the app has made
+        ran = msal_logout(shop, "reencrypt", "shop:logout", **closes_no_client)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (
+            0,
+            "2 token caches brought under the first key; 1 there already.\n",
+            "",
+        )
+        rotated = RedisStore(server.url, prefix="shop", encryption=Encryption(NEW))
+        assert {rotated.load(name).data for name in ("clear", "old", "new")} == {TOKENS}
+        rotated.close()
+
+
+def test_redis_server_that_is_down_is_told_in_a_sentence(shop):
+    pytest.importorskip("redis", reason="no client: install redis")
+    with serving() as gone:
+        url = gone.url
+    (shop / "shop.py").write_text(with_redis(url, repr(NEW)))
+    ran = msal_logout(shop, "reencrypt", "shop:logout")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "the store's server cannot be reached" in ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ class Histories(RuleBasedStateMachine):
         self.site.build(
             provider=self.registration.known,
             logout_token_rules=LogoutTokenRules(clock_skew_seconds=SKEW_SECONDS),
+            **({"marks_in_memory": 0} if self.keeps == "filter" else {}),
         )
         self.workers = [Worker(self.site, self.loops) for _ in range(2)]
         self.logins: list[Login] = []
@@ -102,7 +103,7 @@ class Histories(RuleBasedStateMachine):
                 self._sign_in_before_the_middleware(user)
 
     def _store(self) -> Any:
-        if self.keeps == "memory":
+        if self.keeps in ("memory", "filter"):
             return MemoryStore(clock=self.clock)
         self.folder = tempfile.TemporaryDirectory()
         return SQLiteStore(Path(self.folder.name) / "logout.db", clock=self.clock)
@@ -526,9 +527,10 @@ def refreshed(claims: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-FEW = [("memory", 60), ("sqlite", 15)]
+FEW = [("memory", 40), ("filter", 20), ("sqlite", 15)]
 MANY = [
     pytest.param("memory", 2000, marks=pytest.mark.soak),
+    pytest.param("filter", 500, marks=pytest.mark.soak),
     pytest.param("sqlite", 500, marks=pytest.mark.soak),
 ]
 

@@ -206,12 +206,16 @@ def test_crafted_request_with_an_attackers_own_sid_leaves_the_victim_alone(site)
     assert site.user(attacker) is None
 
 
-def test_sid_of_another_issuer_is_not_the_providers(site):
+@pytest.mark.parametrize("with_cookie", [False, True])
+def test_sid_of_another_issuer_is_not_the_providers(site, with_cookie):
     """The app takes users of two providers; a bare `sid` is one of the configured provider's."""
     site.build()
     claims = signing_in("ann", iss="https://another.example")
     ann = site.sign_in(claims)
-    assert is_inert(site.front_channel(sid="a-session"))
+    browser = ann if with_cookie else site.browser()
+    answer = browser.get("/logout/front-channel?sid=a-session", site="cross-site")
+    assert is_inert(answer)
+    assert not answer.set_cookies
     assert is_untouched(site, ann, claims)
 
 
@@ -263,6 +267,15 @@ class TestWithoutSid:
         ann = site.sign_in(claims)
         headers = {} if referer is None else {"referer": referer}
         answer = ann.get(PATH, headers=headers, site="cross-site")
+        assert is_inert(answer)
+        assert answer.set_cookies == {}
+        assert is_untouched(site, ann, claims)
+
+    def test_session_of_another_issuer_is_not_the_providers_to_end(self, either_door):
+        site = either_door.build(front_channel_without_sid=True)
+        claims = signing_in("ann", iss="https://another.example")
+        ann = site.sign_in(claims)
+        answer = ann.get(PATH, headers=PAGE, site="cross-site")
         assert is_inert(answer)
         assert answer.set_cookies == {}
         assert is_untouched(site, ann, claims)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from functools import partial
+from secrets import token_hex
 from types import SimpleNamespace
 
 import anyio
@@ -283,6 +284,17 @@ def test_long_cookie_header_is_not_remembered(either_door):
     site.logout.gate.visits.clear()
     assert site.user(ann) == "sub-of-ann"
     assert len(site.logout.gate.visits) == 0
+
+
+@pytest.mark.filterwarnings("ignore:The 'session' cookie is too large")
+def test_long_cookie_that_an_answer_sets_is_not_remembered(either_door):
+    site = either_door.build(wrap=Faulty)
+    ann = site.sign_in(signing_in("ann"))
+    site.does["fill"] = lambda session: session.update(filled=token_hex(10_000))
+    assert ann.get("/does/fill").status == 200
+    site.session.asked.clear()
+    assert site.user(ann) == "sub-of-ann"
+    assert site.session.asked["read"]
 
 
 def test_so_many_cookie_headers_are_remembered_and_no_more(either_door, monkeypatch):

@@ -139,3 +139,24 @@ def test_put_off_ending_of_who_took_a_session_over_at_another_worker_is_refused_
     store.away = {"end"}
     assert not logout.end_sessions(iss=signing_in("bob")["iss"], sub="sub-of-bob").complete
     assert site.user(site.copy(browser)) is None
+
+
+def test_session_that_has_gone_on_under_another_sid_is_refused_for_its_first_one_as_well(away):
+    site, _ = away
+    ann = site.sign_in(signing_in("ann", sid="first"))
+    site.sign_in(signing_in("ann", sid="second"), browser=ann)
+    bob = site.sign_in(signing_in("bob", sid="third"))
+    assert not site.logout.end_sessions(sid="first").complete
+    assert site.user(site.copy(ann)) is None
+    assert site.user(bob) == "sub-of-bob"
+    site.store.away = set()
+    site.tidy()
+    assert site.user(ann) is None
+
+
+def test_ending_is_put_off_also_while_nobody_can_say_whose_sessions_are_meant(away):
+    site, _ = away
+    ann = site.sign_in(signing_in("ann"))
+    site.store.away = {"end", "find"}
+    assert not site.logout.end_sessions(sid="a-session").complete
+    assert site.user(ann) is None

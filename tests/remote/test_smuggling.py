@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+from http.cookies import SimpleCookie
+from types import SimpleNamespace
 
 import pytest
+from asgiref.wsgi import WsgiToAsgi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msal_logout_middleware.cookies import is_torn, session_cookies
+from msal_logout_middleware import Logout, asgi, wsgi
+from msal_logout_middleware.cookies import hides_session, is_torn, session_cookies
+from msal_logout_middleware.http import Cookie
+from msal_logout_middleware.provider import Provider
+from msal_logout_middleware.session import Session
+from msal_logout_middleware.stores.memory import MemoryStore
+from tests.doors import AsgiDoor, Browser, WsgiDoor
 from tests.remote.conftest import signing_in
 from tests.remote.faults import Faulty
-from tests.sites import KINDS, Site
+from tests.sites import HOME, KINDS, SECRET, Site
+from tests.tokens import CLIENT_ID, TENANT
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -67,6 +78,19 @@ def test_app_sees_no_cookie_of_a_header_that_no_browser_sends(signed_out, header
     assert json.loads(answer.body)["cookies"] == []
 
 
+@pytest.mark.filterwarnings("ignore:async_to_sync was passed a non-async-marked callable")
+def test_stolen_cookie_in_pieces_is_refused_where_an_adapter_to_wsgi_would_put_a_comma_between_them():
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"]).build()
+    site.door = AsgiDoor(asgi.LogoutMiddleware(WsgiToAsgi(site.app), site.logout))
+    ann = site.sign_in(signing_in("ann"))
+    dead = ann.cookies["session"]
+    site.front_channel(sid="a-session")
+    # Characters that base64 has not are skipped when the signature is verified, the comma among them.
+    pieces = [("cookie", f"session={dead[:-1]}!!!"), ("cookie", dead[-1:])]
+    answer = site.door.call("GET", "/me", pieces, b"")
+    assert json.loads(answer.body) == {"user": None}
+
+
 PIECES = st.sampled_from(
     ['"', "\\", ";", "=", " ", "\t", "NAME", "START", "END", "DEAD", "x", ",", "\xa0", "\x85", "\x1c", "\x0c"]
 )
@@ -85,6 +109,7 @@ def test_name_with_many_blanks_in_it_costs_no_time():
     header = f"a{' ' * 1_000_000}b=session"
     assert session_cookies(header, ["session"]) == ()
     assert not is_torn(f'{header}; session="{"x" * 1_000_000}"', ["session"])
+    assert not hides_session(f"{header}; a=session{' ' * 1_000_000}", ["session"])
 
 
 def test_many_chunks_of_sessions_are_not_put_together_in_every_way():
@@ -107,3 +132,141 @@ def test_many_session_cookies_in_one_request_are_read_by_nobody(kind):
     header = "; ".join([f"{name}={number}" for number in range(1000)] + ["a=1"])
     assert whose(site, header) is None
     assert not site.session.asked["read"]
+
+
+class InChunks:
+    """Reads sessions in chunks; each cookie of a name is one, so that what is led to depends on all that there are."""
+
+    server_side = False
+    secret = None
+    cookies = (Cookie("chunk0"), Cookie("chunk1"))
+
+    def __init__(self, **claims_of):
+        self.claims_of = claims_of
+
+    def value(self, cookie_header):
+        pairs = sorted(pair.strip().split("=") for pair in cookie_header.split(";") if pair.strip())
+        return "_".join(value for _, value in pairs if value)
+
+    def read(self, cookie_header):
+        claims = self.claims_of.get(self.value(cookie_header))
+        return claims and Session(None, claims, {"user": claims})
+
+    def load(self, session_id): ...
+
+    def delete(self, session_id): ...
+
+
+class ByHttpCookies(InChunks):
+    """Reads a session as frameworks do that have `http.cookies` read the header, such as Bottle and CherryPy."""
+
+    cookies = (Cookie("session"),)
+
+    def value(self, cookie_header):
+        cookie = SimpleCookie(cookie_header).get("session")
+        return cookie and cookie.value
+
+
+class ByWebOb(InChunks):
+    """Reads a session as WebOb does, and so Pyramid: cookies are looked for anywhere."""
+
+    cookies = (Cookie("session"),)
+
+    def value(self, cookie_header):
+        legal = r"[\w~!@#$%^&*()+=\-`.?|:/{}<>']"
+        found = re.findall(rf'({legal}+?)\s*=\s*("(?:\\"|.)*?"|{legal}*)', cookie_header, re.ASCII)
+        return dict(found).get("session", "").strip('"')
+
+
+def site_that_reads(reader):
+    logout = Logout(
+        provider=Provider.entra(TENANT, CLIENT_ID),
+        session=reader,
+        store=MemoryStore(),
+        secret=SECRET,
+        post_logout_redirect_uri=HOME,
+    )
+
+    def me(environ, start_response):
+        session = reader.read(environ.get("HTTP_COOKIE", ""))
+        set_cookies = [("Set-Cookie", value) for value in environ["QUERY_STRING"].split("&") if value]
+        start_response("200 OK", [("Content-Type", "application/json"), *set_cookies])
+        return [json.dumps({"user": session and session.claims}).encode()]
+
+    return SimpleNamespace(logout=logout, door=WsgiDoor(wsgi.LogoutMiddleware(me, logout)))
+
+
+def test_what_is_left_of_chunks_does_not_lead_to_another_session_that_has_ended():
+    site = site_that_reads(InChunks(a_b=signing_in("ann", "a"), c=signing_in("ann", "b")))
+    for sid, header in {"a": "chunk0=a; chunk1=b", "b": "chunk0=c"}.items():
+        assert whose(site, header) == "sub-of-ann"
+        site.logout.end_sessions(sid=sid)
+        assert whose(site, header) is None
+    assert whose(site, "chunk0=a; chunk1=b; chunk0=c") is None
+
+
+@pytest.mark.parametrize("alone", [{}, {"a": "bob"}, {"a": "bob", "b": "carol"}], ids=len)
+def test_session_that_has_ended_is_refused_where_only_several_cookies_together_lead_to_it(alone):
+    others = {chunk: signing_in(user, user) for chunk, user in alone.items()}
+    site = site_that_reads(InChunks(a_b=signing_in("ann"), dead=signing_in("ann"), **others))
+    together = "chunk0=a;chunk0=b"
+    assert whose(site, together) == "sub-of-ann"
+    assert whose(site, "chunk0=dead") == "sub-of-ann"
+    site.logout.end_sessions(sid="a-session")
+    assert whose(site, together) is None
+    assert whose(site, f"chunk0=dead; {together}") is None
+    for chunk, user in alone.items():
+        assert whose(site, f"chunk0={chunk}") == f"sub-of-{user}"
+
+
+@pytest.mark.parametrize(
+    ("reader", "header"),
+    [
+        (ByHttpCookies, "a=1 session=dead"),
+        (ByHttpCookies, 'a="x"\tsession=dead'),
+        (ByHttpCookies, "a=1\x0bsession=dead"),
+        (ByHttpCookies, "session=of-nobody; a=1 session=dead"),
+        (ByHttpCookies, "session=dead; a=1 session=again"),
+        (ByWebOb, "x session=dead"),
+        (ByWebOb, "a=1,session=dead"),
+        (ByWebOb, "[session=dead"),
+        (ByWebOb, 'a="x"session = "dead"'),
+    ],
+)
+def test_stolen_cookie_within_another_is_refused_where_the_framework_reads_it(reader, header):
+    site = site_that_reads(
+        reader(dead=signing_in("ann"), again=signing_in("ann"), live=signing_in("bob", "b"))
+    )
+    assert whose(site, header) == "sub-of-ann"
+    site.logout.end_sessions(sid="a-session")
+    assert whose(site, "session=again") is None
+    assert whose(site, header) is None
+    assert whose(site, header.replace("dead", "live").replace("again", "live")) == "sub-of-bob"
+
+
+@pytest.mark.parametrize("name", ["session/", "(session)"])
+def test_stolen_cookie_is_refused_whose_name_is_one_that_no_cookie_should_have(name):
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"]).build()
+    site.app.config["SESSION_COOKIE_NAME"] = name
+    ann = site.sign_in(signing_in("ann"))
+    stolen = site.copy(ann)
+    assert site.user(stolen) == "sub-of-ann"
+    site.front_channel(sid="a-session")
+    assert site.user(stolen) is None
+
+
+def test_session_that_another_cookie_only_speaks_of_is_none():
+    header = "theme=session; next=/?session=x; a=session=x; xsession=y; session_=z"
+    assert not hides_session(header, ["session"])
+
+
+@pytest.mark.parametrize("set_anew", ["chunk1=c", "chunk0=a&chunk1=c", "chunk0=d&chunk1="])
+def test_id_token_that_is_refreshed_in_some_of_the_chunks_is_of_the_session(set_anew):
+    claims = signing_in("ann")
+    refreshed = {name: value for name, value in claims.items() if name != "sid"} | {"nonce": "refreshed"}
+    site = site_that_reads(InChunks(a_b=claims, a_c=refreshed, d=refreshed))
+    browser = Browser(site.door, {"chunk0": "a", "chunk1": "b"})
+    browser.get(f"/me?{set_anew}")
+    assert json.loads(browser.get("/me").body)["user"] == refreshed
+    site.logout.end_sessions(sid="a-session")
+    assert json.loads(browser.get("/me").body)["user"] is None

@@ -18,8 +18,15 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Server]:
-    with clustered() as server:
+    with clustered() as (server,):
         yield server
+
+
+@pytest.fixture(scope="session")
+def primaries() -> Iterator[list[Server]]:
+    """Those of a cluster of three."""
+    with clustered(3) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from anyio.from_thread import start_blocking_portal
 
 from ..stories.servers import until
 
+_SLOTS = 16_384
 _numbers = itertools.count(1)
 
 
@@ -129,14 +130,25 @@ def serving(*options: str) -> Iterator[Server]:
 
 
 @contextmanager
-def clustered() -> Iterator[Server]:
-    """A cluster of one server, which has all slots."""
-    with serving("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no") as server:
-        server.admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        until(
-            lambda: b"cluster_state:ok" in server.admin.execute_command("CLUSTER", "INFO", NEVER_DECODE=True)
-        )
-        yield server
+def clustered(count: int = 1) -> Iterator[list[Server]]:
+    """A cluster of so many primaries, which share the slots."""
+    options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+    with ExitStack() as stack:
+        servers = [stack.enter_context(serving(*options)) for _ in range(count)]
+        for number, server in enumerate(servers):
+            slots = number * _SLOTS // count, (number + 1) * _SLOTS // count - 1
+            server.admin.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+            server.admin.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for server in servers[1:]:
+            servers[0].admin.execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
+        for server in servers:
+            until(partial(_knows_all_slots, server))
+        yield servers
+
+
+def _knows_all_slots(server: Server) -> bool:
+    info = server.admin.execute_command("CLUSTER", "INFO", NEVER_DECODE=True)
+    return b"cluster_state:ok" in info and b"cluster_slots_assigned:%d\r" % _SLOTS in info
 
 
 @contextmanager

@@ -6,8 +6,14 @@ from typing import Any, ClassVar
 
 import pytest
 
+from msal_logout_middleware.stores.encryption import Encryption
 from msal_logout_middleware.stores.redis import RedisStore
-from msal_logout_middleware.testing.store_contract import Clock, StoreContract
+from msal_logout_middleware.testing.store_contract import (
+    Clock,
+    StoreContract,
+    TokenCacheRowsContract,
+    TokenCacheStoreContract,
+)
 
 from .servers import Server, new_prefix
 
@@ -104,4 +110,96 @@ class TestRedisClusterAsyncio(OfCluster, Asynchronous):
     client = "redis.asyncio.cluster.RedisCluster"
 
 
-del Plain, Asynchronous
+class TestEncrypted(TokenCacheStoreContract):
+    @pytest.fixture
+    def store(self, server: Server):
+        encryption = Encryption([b"a secret of the app, of 32 bytes ", b"the one before, of 32 bytes too "])
+        store = RedisStore(server.url, prefix=new_prefix(), timeout_seconds=60, encryption=encryption)
+        yield store
+        store.close()
+
+
+class Rows(TokenCacheRowsContract):
+    client = ""
+    options: ClassVar[dict[str, Any]] = {}
+
+    @pytest.fixture
+    def open_store(self, server: Server, clock: Clock):
+        prefix = new_prefix()
+        with client_class(self.client).from_url(server.url, socket_timeout=60, **self.options) as client:
+            yield lambda encryption: RedisStore(client, prefix=prefix, clock=clock, encryption=encryption)
+
+
+class AsynchronousRows(TokenCacheRowsContract):
+    client = ""
+    options: ClassVar[dict[str, Any]] = {}
+
+    @pytest.fixture
+    async def open_store(self, server: Server, clock: Clock):
+        options = {"prefix": new_prefix(), "clock": clock, "timeout_seconds": 60}
+        async with client_class(self.client).from_url(server.url, **self.options) as client:
+            yield lambda encryption: RedisStore(client, encryption=encryption, **options)
+
+
+class OfThree:
+    @pytest.fixture
+    def server(self, primaries: list[Server]) -> Server:
+        return primaries[0]
+
+
+class TestRowsOfRedis(Rows):
+    client = "redis.Redis"
+
+
+@pytest.mark.matrix
+class TestRowsOfRedisThatDecodes(Rows):
+    client = "redis.Redis"
+    options: ClassVar = {"decode_responses": True, "protocol": 3}
+
+
+@pytest.mark.matrix
+class TestRowsOfValkey(Rows):
+    client = "valkey.Valkey"
+
+
+@pytest.mark.matrix
+class TestRowsOfRedisAsyncio(AsynchronousRows):
+    client = "redis.asyncio.Redis"
+
+
+@pytest.mark.matrix
+class TestRowsOfValkeyAsyncio(AsynchronousRows):
+    client = "valkey.asyncio.Valkey"
+
+
+class TestRowsOfRedisCluster(OfThree, Rows):
+    client = "redis.cluster.RedisCluster"
+
+
+@pytest.mark.matrix
+class TestRowsOfRedisClusterThatDecodes(OfThree, Rows):
+    client = "redis.cluster.RedisCluster"
+    options: ClassVar = {"decode_responses": True, "protocol": 3}
+
+
+@pytest.mark.matrix
+class TestRowsOfValkeyCluster(OfThree, Rows):
+    client = "valkey.cluster.ValkeyCluster"
+
+
+class TestRowsOfRedisClusterAsyncio(OfThree, AsynchronousRows):
+    client = "redis.asyncio.cluster.RedisCluster"
+
+
+@pytest.mark.matrix
+class TestRowsOfRedisClusterAsyncioThatDecodes(OfThree, AsynchronousRows):
+    client = "redis.asyncio.cluster.RedisCluster"
+    options: ClassVar = {"decode_responses": True, "protocol": 3}
+
+
+@pytest.mark.matrix
+class TestRowsOfValkeyClusterAsyncio(OfThree, AsynchronousRows):
+    client = "valkey.asyncio.cluster.ValkeyCluster"
+
+
+del Plain, Asynchronous, Rows, AsynchronousRows

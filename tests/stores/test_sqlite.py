@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from msal_logout_middleware.errors import StoreError
-from msal_logout_middleware.stores import Ending, Jti, KeyMark, SessionRecord
+from msal_logout_middleware.stores import Ended, Ending, Jti, KeyMark, SessionRecord
 from msal_logout_middleware.stores import sqlite as sqlite_module
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.testing.store_contract import Clock
@@ -782,6 +782,8 @@ def test_what_finds_nobody_waits_for_no_writer(tmp_path: Path) -> None:
     store.sweep()
     with closing(sqlite3.connect(store.path)) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        assert store.end(Ending(found_by=("nobody's",), work=b"work")) == (True, None, 0, ())
+        assert store.end(Ending(found_by=("nobody's",), work=b"work")) == Ended(
+            claimed=True, row=None, sequence=0
+        )
         writer.rollback()
     store.close()

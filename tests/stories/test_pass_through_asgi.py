@@ -137,7 +137,7 @@ def http_scope(path="/page", method="GET", query=b""):
         "root_path": "",
         "headers": [
             (b"host", b"localhost"),
-            (b"cookie", b"session=x"),
+            (b"cookie", b"theme=x"),
             (b"cookie", b"state=y"),
             (b"x", b"\xff"),
         ],
@@ -182,6 +182,7 @@ def test_all_messages_are_the_same_with_and_without_the_middleware(app, request_
     "scope",
     [
         http_scope(),
+        http_scope() | {"headers": [(b"cookie", b"session=x; state=y")]},
         {"type": "websocket", "path": "/logout", "headers": [], "query_string": b"", "root_path": ""},
         {"type": "lifespan", "state": {}},
         {"type": "something.else"},
