@@ -113,11 +113,11 @@ class Setting:
 
 
 def doomed(store: Any, directory: Path) -> Any:
-    """Have a worker killed when its store has ended something and nobody has been told, if its doom is there."""
+    """Have a worker killed when its store has ended a session and nothing else is done, if its doom is there."""
     end: Callable[[Ending], Any] = store.end
 
     def may_die(ended: Ended) -> Ended:
-        if ended.records or ended.row is not None:  # some stores leave nothing to do
+        if ended.records:
             doom = directory / "doom"
             with suppress(FileNotFoundError):  # nobody is to die, or another worker has
                 doom.rename(doom.with_name(f"killed-{os.getpid()}"))

@@ -183,8 +183,9 @@ class Load:
         return True
 
     def _kill(self) -> None:
-        self.wait_until(lambda: len(self._serving) >= 2)  # so that somebody is there
-        pid = self._random.choice(sorted(self._serving))
+        # An answer of one that is dead may come late, and so there must be two more, so that somebody is there.
+        self.wait_until(lambda: len(self._serving - self.killed) >= 2)
+        pid = self._random.choice(sorted(self._serving - self.killed))
         self._note_death(pid)
         with suppress(ProcessLookupError):  # its master was quicker
             os.kill(pid, signal.SIGKILL)
