@@ -15,6 +15,8 @@ from .records import KnownSession, opened
 from .session import Session
 from .stores import SessionRecord
 
+_MEETINGS = 3  # more often nobody empties a store
+
 
 class Learning:
     """Tells the session index what one worker sees, and remembers it.
@@ -47,16 +49,27 @@ class Learning:
 
     async def _meet(self, known: KnownSession, world: World) -> Seen:
         """Record a session that nobody knew: it was signed in before the middleware was there."""
-        group = secrets.token_hex(16)
-        lives = await settle(self._config.store.add(self._new_record(known, group), sign_in=False))
+        lives, group = await self._recorded(known)
         if not lives and await self._may_be_an_old_one(known):
             pass  # what its user has by now is not its own
         elif not lives:
             # Its `sid` or `sub` was ended before it was known. Now it is known what is left of it.
             await end_sessions(self._config, Work("first-sight", (known,)), Steps(self._config, world))
-        elif (record := await self._record_of(known.handles)) is not None:
-            group = record.session  # another request of the same session was quicker
         return self._memory.keep(Seen(known.handles, known, group, ended=not lives))
+
+    async def _recorded(self, known: KnownSession) -> tuple[bool, str]:
+        """Record a session at first sight; tell whether it lives, and its group.
+
+        It is looked whether it is there: the store may be emptied at that moment, and this worker would remember a
+        session that nobody else can find, and so nobody end.
+        """
+        group = secrets.token_hex(16)
+        for _ in range(_MEETINGS):
+            if not await settle(self._config.store.add(self._new_record(known, group), sign_in=False)):
+                return False, group
+            if (record := await self._record_of(known.handles)) is not None:
+                return True, record.session  # of another request of the same session, if that was quicker
+        return True, group
 
     async def _may_be_an_old_one(self, known: KnownSession) -> bool:
         """Tell whether a session may have ended under its own handle, and its user have signed in since."""

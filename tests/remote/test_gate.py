@@ -846,6 +846,51 @@ def test_workers_write_back_what_a_restored_backup_has_lost(site, tmp_path, monk
     site.store.close()
 
 
+class Emptied:
+    """A store that can be emptied, as by somebody's FLUSHALL; `meanwhile` is called before a record is read."""
+
+    def __init__(self):
+        self.meanwhile = lambda: None
+        self.empty()
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def empty(self):
+        self._inner = MemoryStore()
+
+    def generation(self):
+        return hash((id(self._inner), self._inner.generation()))
+
+    def get(self, handle):
+        self.meanwhile()
+        return self._inner.get(handle)
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
+def test_session_that_is_met_while_the_store_is_emptied_can_be_ended_all_the_same():
+    store = Emptied()
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"], store=store).build()
+    ann, bob = site.sign_in(signing_in("ann")), site.sign_in(signing_in("bob"))
+    store.empty()
+    assert site.user(bob) == "sub-of-bob"
+    reads = []
+
+    def meanwhile():
+        reads.append(len(reads))
+        if len(reads) == 2:  # Ann's session is not there, has been recorded, and is looked for once more
+            store.empty()
+            assert site.user(bob) == "sub-of-bob"  # by which the worker notices
+
+    store.meanwhile = meanwhile
+    assert site.user(ann) == "sub-of-ann"
+    assert len(reads) > 2
+    logout, _ = site.worker()
+    logout.end_sessions(iss=signing_in("ann")["iss"], sub="sub-of-ann")
+    assert site.user(ann) is None
+    assert site.user(bob) == "sub-of-bob"
+
+
 @pytest.mark.usefixtures("nobody_else_tidies")
 def test_worker_says_what_it_knows(either_door):
     site = either_door.build(wrap=Faulty)

@@ -7,6 +7,7 @@ kernel of its machine still answers. The other drivers have a timeout of their o
 from __future__ import annotations
 
 import asyncio
+import select
 import selectors
 import time
 from collections.abc import Callable, Generator
@@ -18,7 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 _LATER = 1.25  # what the server itself breaks off leaves the connection whole, so that comes first
 _LOOKS_EVERY_SECONDS = 0.1
-_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 
 
 def bound(engine: Engine | AsyncEngine, timeout_seconds: float) -> None:
@@ -108,6 +108,15 @@ def _looking(gen: Generator[Any, Any, Any], look: Callable[[int], None]) -> Gene
 
 def _comes(socket: int, wanted: int, until: float) -> bool:
     """Tell whether what is waited for comes in time; psycopg names it as selectors do."""
-    with _Selector() as selector:
+    seconds = max(0.0, until - time.monotonic())
+    if hasattr(select, "poll"):  # by hand: a selector takes longer
+        poll = select.poll()
+        poll.register(socket, _EVENTS[wanted])
+        return bool(poll.poll(1000 * seconds))
+    with selectors.DefaultSelector() as selector:  # Windows
         selector.register(socket, wanted)
-        return bool(selector.select(max(0.0, until - time.monotonic())))
+        return bool(selector.select(seconds))
+
+
+if hasattr(select, "poll"):
+    _EVENTS = (0, select.POLLIN, select.POLLOUT, select.POLLIN | select.POLLOUT)
