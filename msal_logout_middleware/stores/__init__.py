@@ -35,6 +35,7 @@ __all__ = [
     "Store",
     "TokenCacheRows",
     "TokenCacheStore",
+    "Weakness",
 ]
 
 
@@ -69,6 +70,18 @@ class TokenCacheStore(Protocol):
             Whether it was written. `False`: somebody wrote in between, and nothing was changed.
         """
         ...
+
+
+class Weakness(NamedTuple):
+    """By which of its settings a store's server may forget sign-outs.
+
+    Args:
+        seen: The setting.
+        to_do: What to do about it.
+    """
+
+    seen: str
+    to_do: str
 
 
 class Rows(NamedTuple):

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from .._drive import MaybeAwaitable, run
 from ..errors import StoreError
-from . import Ended, Ending, JournalRow, Loaded, Mark, Marks, Rows, SessionRecord
+from . import Ended, Ending, JournalRow, Loaded, Mark, Marks, Rows, SessionRecord, Weakness
 from . import _redis_scripts as scripts
 from ._feed import Answer, Feed, Messages, News, Tip
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
@@ -285,6 +285,28 @@ class RedisStore:
             (cursor, swept, goes_on), _ = await self._server.call(scripts.SWEEP, self._index, args)
             total += swept
         return total
+
+    def weaknesses(self) -> MaybeAwaitable[Sequence[Weakness]]:
+        """Return by which of its settings the server may forget sign-outs; nothing is known of a Cluster's.
+
+        Raises:
+            StoreError: The server does not say: its user needs `+info` for it.
+        """
+        return self._server.drive(self._weaknesses())
+
+    async def _weaknesses(self) -> Sequence[Weakness]:
+        if self._server.is_cluster:
+            return ()
+        memory = await self._server.ask("INFO", "memory")
+        disk = await self._server.ask("INFO", "persistence")
+        found = []
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            found.append(Weakness(f"the server's maxmemory-policy is {policy}", "set it to noeviction"))
+        if not disk.get("aof_enabled", 1):
+            seen = "the server keeps no append-only file: a restart forgets the last sign-outs, or all"
+            found.append(Weakness(seen, "set appendonly yes"))
+        return found
 
     def close(self) -> MaybeAwaitable[None]:
         """Stop listening, and close what the store made: not a client that it was given. It may be used again."""

@@ -34,7 +34,7 @@ from msal_logout_middleware.cli.layers import layers
 from msal_logout_middleware.errors import StoreError
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
-from msal_logout_middleware.stores import Ending
+from msal_logout_middleware.stores import Ending, Weakness
 from msal_logout_middleware.wsgi import LogoutMiddleware as WSGIMiddleware
 from tests.cli import SECRET
 from tests.tokens import claims_of
@@ -481,3 +481,32 @@ def test_what_is_turned_off_or_unknown_to_the_provider_is_not_registered():
 def test_urls_that_the_provider_cannot_use_are_found(url, level):
     finding = check_urls({"post_logout_redirect_uri": url})
     assert (finding.level, bool(finding.to_do)) == (level, level != "ok")
+
+
+class ServersStore(MemoryStore):
+    """A store whose server was asked for its settings."""
+
+    def __init__(self, *found, error=None):
+        super().__init__()
+        self.found, self.error = found, error
+
+    def weaknesses(self):
+        if self.error:
+            raise self.error
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("store", "level", "seen"),
+    [
+        (ServersStore(), "ok", "no setting"),
+        (ServersStore(Weakness("it evicts", "stop it")), "warning", "it evicts"),
+        (ServersStore(error=StoreError("it does not say")), "skipped", "it does not say"),
+        (ServersStore(error=OSError("redis://user:password@host")), "skipped", "the store raised OSError"),
+    ],
+)
+def test_settings_by_which_a_server_forgets_sign_outs_are_told(store, level, seen):
+    findings = {finding.check: finding for finding in run(check_store(store))}
+    assert findings["store-server"].level == level
+    assert findings["store-server"].seen.startswith(seen)
+    assert "password" not in repr(findings)

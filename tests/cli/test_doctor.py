@@ -101,6 +101,7 @@ def test_app_without_a_mistake_is_well(good, provider):
         "cookies": "session (Path=/, SameSite=Lax, Secure, HttpOnly)",
         "token_caches": "InStore",
         "store": f"SQLiteStore at {good / 'logout.db'}",
+        "encryption": "none: token caches are in clear in the store",
         "logout_path": "/logout",
         "front_channel_path": "/logout/front-channel",
         "back_channel_path": "/logout/back-channel",

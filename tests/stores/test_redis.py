@@ -925,3 +925,25 @@ def test_lone_surrogate_is_a_mistake_wherever_it_stands(store: Any) -> None:
     ):
         with pytest.raises(ValueError, match="surrogate"):
             call()
+
+
+@pytest.mark.parametrize("decodes", [False, True])
+def test_settings_by_which_a_server_forgets_sign_outs_are_known(
+    own_server: Server, make: Callable[..., Any], decodes: bool
+) -> None:
+    store = make(client(own_server.url, decode_responses=decodes))
+    assert list(store.weaknesses()) == []
+    own_server.admin.config_set("maxmemory-policy", "allkeys-lru")
+    own_server.admin.config_set("appendonly", "no")
+    policy, disk = store.weaknesses()
+    assert policy == ("the server's maxmemory-policy is allkeys-lru", "set it to noeviction")
+    assert disk.to_do == "set appendonly yes"
+
+
+def test_settings_of_a_server_that_does_not_say_are_a_store_error(
+    own_server: Server, make: Callable[..., Any]
+) -> None:
+    own_server.admin.execute_command("ACL", "SETUSER", "app", "on", ">word", "~*", "&*", "+@all", "-info")
+    store = make(own_server.url.replace("redis://", "redis://app:word@"))
+    with pytest.raises(StoreError, match="does not allow"):
+        store.weaknesses()

@@ -68,9 +68,8 @@ def _gunicorn_workers(file: Path) -> str | None:
 def check_workers(store: Store, said: Sequence[Workers]) -> Finding:
     """Check whether all workers share the store."""
     if not isinstance(store, MemoryStore):
-        return Finding(
-            "store-shared", "ok", f"{type(store).__name__} is shared by all workers of the machine"
-        )
+        whose = "of the machine" if hasattr(store, "path") else "of all machines"
+        return Finding("store-shared", "ok", f"{type(store).__name__} is shared by all workers {whose}")
     several = [workers.where for workers in said if workers.several]
     if several:
         seen = f"MemoryStore is for one process, and {', '.join(several)}: workers do not know each other's sign-outs"
@@ -164,7 +163,24 @@ async def check_store(store: Store) -> list[Finding]:
         said = str(error) if isinstance(error, StoreError) else f"the store raised {type(error).__name__}"
         to_do = "see that this user reaches the store, and what it needs (Stores, in the documentation)"
         return [*findings, Finding("store-access", "error", said, to_do)]
-    return [*findings, Finding("store-access", "ok", "written, read and removed again"), _journal(rows)]
+    access = Finding("store-access", "ok", "written, read and removed again")
+    return [*findings, access, *await _server(store), _journal(rows)]
+
+
+async def _server(store: Store) -> list[Finding]:
+    """Check whether the server's settings let it forget sign-outs, where the store can tell."""
+    ask = getattr(store, "weaknesses", None)
+    if ask is None:
+        return []
+    check = "store-server"
+    try:
+        found = await settle(ask())
+    except Exception as error:  # an engine's own, which may quote what it is connected with
+        said = str(error) if isinstance(error, StoreError) else f"the store raised {type(error).__name__}"
+        to_do = "allow the store's user `+info`, or see Stores in the documentation for what to set"
+        return [Finding(check, "skipped", said, to_do)]
+    ok = Finding(check, "ok", "no setting of the server is known to let it forget sign-outs")
+    return [Finding(check, "warning", seen, to_do) for seen, to_do in found] or [ok]
 
 
 def _lacks_folder(store: Store) -> bool:
