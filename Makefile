@@ -28,7 +28,7 @@ help:
 	@echo "make coverage  the coverage of lines and branches"
 	@echo "make check     lint, format, types, documentation"
 	@echo "make bench     measure (ARGS=--quick: briefly)"
-	@echo "make matrix    the store contract by every client and driver"
+	@echo "make matrix    the store contract, and loads, by every client, driver and server"
 	@echo "make soak      many rounds and long loads"
 	@echo "make docs      build the documentation into site/"
 	@echo "make mutants   take each promise's code out of a copy, and see the tests fail"

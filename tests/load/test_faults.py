@@ -40,8 +40,8 @@ SHORT_TIMES = {"bound_seconds": 0.5, "timeout_seconds": 1.0, "retry_seconds": 0.
 SHORT = [
     ("flask", "valkey", (Paused, Full), 1, 0.5),
     ("starlette", "valkey", (Flushed, FailedOver), 1, 0.5),
-    ("flask", "postgresql", (Paused,), 1, 0.5),
-    ("starlette", "postgresql", (Restored, Silent), 1, 0.5),
+    pytest.param("flask", "postgresql", (Paused,), 1, 0.5, marks=pytest.mark.matrix),
+    pytest.param("starlette", "postgresql", (Restored, Silent), 1, 0.5, marks=pytest.mark.matrix),
 ]
 LONG = [
     pytest.param(kind, store, (fault,), 8, 10.0, marks=pytest.mark.soak)

@@ -25,9 +25,9 @@ from tests.stores.servers import serving
 
 SHORT = [
     ("flask", "valkey", 24, 0),
-    ("starlette", "valkey", 24, 2),
-    ("starlette", "postgresql", 24, 0),
     ("flask", "postgresql", 24, 2),
+    pytest.param("starlette", "valkey", 24, 2, marks=pytest.mark.matrix),
+    pytest.param("starlette", "postgresql", 24, 0, marks=pytest.mark.matrix),
 ]
 LONG = [
     pytest.param(kind, store, 1000, kills, marks=pytest.mark.soak)
