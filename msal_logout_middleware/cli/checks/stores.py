@@ -159,8 +159,8 @@ async def check_store(store: Store) -> list[Finding]:
     try:
         await _write_and_read(store)
         rows = await settle(store.open_rows())
-    except Exception as error:  # an engine's own, which may quote what it is connected with
-        said = str(error) if isinstance(error, StoreError) else f"the store raised {type(error).__name__}"
+    except Exception as error:
+        said = _said(error)
         to_do = "see that this user reaches the store, and what it needs (Stores, in the documentation)"
         return [*findings, Finding("store-access", "error", said, to_do)]
     access = Finding("store-access", "ok", "written, read and removed again")
@@ -175,12 +175,17 @@ async def _server(store: Store) -> list[Finding]:
     check = "store-server"
     try:
         found = await settle(ask())
-    except Exception as error:  # an engine's own, which may quote what it is connected with
-        said = str(error) if isinstance(error, StoreError) else f"the store raised {type(error).__name__}"
+    except Exception as error:
+        said = _said(error)
         to_do = "allow the store's user `+info`, or see Stores in the documentation for what to set"
         return [Finding(check, "skipped", said, to_do)]
     ok = Finding(check, "ok", "no setting of the server is known to let it forget sign-outs")
     return [Finding(check, "warning", seen, to_do) for seen, to_do in found] or [ok]
+
+
+def _said(error: Exception) -> str:
+    """Return what may be told of an engine's error, which may quote what it is connected with."""
+    return str(error) if isinstance(error, StoreError) else f"the store raised {type(error).__name__}"
 
 
 def _lacks_folder(store: Store) -> bool:
