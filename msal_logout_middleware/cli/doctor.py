@@ -123,8 +123,9 @@ def _found(config: Configuration, cookies: Sequence[Cookie]) -> Iterator[tuple[s
     yield "token_caches", type(config.caches).__name__
     path = getattr(config.store, "path", None)
     yield "store", type(config.store).__name__ + (f" at {path}" if path else "")
-    if hasattr(config.store, "encryption"):
-        in_clear = config.store.encryption is None
+    store: Any = config.store
+    if hasattr(store, "encryption"):
+        in_clear = store.encryption is None
         yield "encryption", "none: token caches are in clear in the store" if in_clear else "token caches"
     yield "logout_path", config.logout_path
     yield "front_channel_path", config.front_channel_path or "none"
