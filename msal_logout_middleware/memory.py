@@ -151,7 +151,8 @@ class Memory:
 
     def is_doubtful(self, seen: Seen) -> bool:
         """Tell whether only the store can say if a session has ended."""
-        return not seen.ended and self.marks.may_have(seen.handles)
+        # In this order: a mark is in a filter before it is no longer kept by name.
+        return not self._is_ended(seen) and self.marks.may_have(seen.handles)
 
     async def judge(self, seen: Seen, generation: int) -> bool:
         """Tell whether a session lives, as `lives` does; where that is doubtful, by the store's own index.

@@ -125,3 +125,23 @@ def test_old_cookie_that_only_the_filter_knows_takes_nothing_from_the_user_who_i
     assert site.user(Browser(door, dict(stolen.cookies))) is None
     assert site.user(back) == "sub-of-ann"
     assert site.cache(again) is not None
+
+
+def test_mark_that_another_thread_puts_into_a_filter_meanwhile_is_not_missed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.build()
+    ann = site.sign_in(signing_in("ann"))
+    stolen = site.copy(ann)
+    assert site.user(ann) == "sub-of-ann"
+    may_have = HeldMarks.may_have
+
+    def and_then_folds(held: HeldMarks, handles: tuple[str, ...]) -> bool:
+        answer = may_have(held, handles)
+        held._kept = 0
+        held._fold()
+        return answer
+
+    monkeypatch.setattr(HeldMarks, "may_have", and_then_folds)
+    site.front_channel(sid="a-session")
+    assert site.user(stolen) is None

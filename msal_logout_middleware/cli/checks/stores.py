@@ -159,7 +159,7 @@ async def check_store(store: Store) -> list[Finding]:
     try:
         await _write_and_read(store)
         rows = await settle(store.open_rows())
-    except Exception as error:
+    except Exception as error:  # any engine's
         said = _said(error)
         to_do = "see that this user reaches the store, and what it needs (Stores, in the documentation)"
         return [*findings, Finding("store-access", "error", said, to_do)]
@@ -175,7 +175,7 @@ async def _server(store: Store) -> list[Finding]:
     check = "store-server"
     try:
         found = await settle(ask())
-    except Exception as error:
+    except Exception as error:  # any engine's
         said = _said(error)
         to_do = "allow the store's user `+info`, or see Stores in the documentation for what to set"
         return [Finding(check, "skipped", said, to_do)]
