@@ -148,7 +148,7 @@ class OfPostgreSQL:
                 rows = [(r.handle, r.session, "[]", r.issued_at, r.data, r.expires_at) for r in some]
                 keys = [(key, record.handle) for record in some for key in record.keys]
                 for table, lines in ((tables.records, rows), (tables.record_keys, keys)):
-                    with connection.cursor() as cursor, cursor.copy(f"COPY {table.name} FROM STDIN") as copy:  # type: ignore[attr-defined]
+                    with connection.cursor() as cursor, cursor.copy(f"COPY {table.name} FROM STDIN") as copy:  # type: ignore[attr-defined]  # psycopg's
                         for line in lines:
                             copy.write_row(line)
             connection.commit()

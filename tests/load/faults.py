@@ -49,7 +49,7 @@ class Fault:
     @contextmanager
     def befall(self) -> Iterator[None]:
         """Let it last for the block; afterwards the server can be had again."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of fault has its own
 
     def lasts(self) -> None:
         """Wait until it has lasted long enough."""

@@ -47,7 +47,7 @@ def _plain(psycopg: Any, seconds: float) -> Any:
     """Return psycopg's connection, which waits for an answer for so many seconds."""
     hangs, active = _error(psycopg), psycopg.pq.TransactionStatus.ACTIVE
 
-    class Connection(psycopg.Connection):  # type: ignore[misc]
+    class Connection(psycopg.Connection):  # type: ignore[misc]  # the driver is handed in, as Any
         def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
             until = time.monotonic() + seconds
 
@@ -67,7 +67,7 @@ def _asynchronous(psycopg: Any, seconds: float) -> Any:
     """Return psycopg's asynchronous connection, which waits for an answer for so many seconds."""
     hangs, active = _error(psycopg), psycopg.pq.TransactionStatus.ACTIVE
 
-    class AsyncConnection(psycopg.AsyncConnection):  # type: ignore[misc]
+    class AsyncConnection(psycopg.AsyncConnection):  # type: ignore[misc]  # as above
         async def wait(self, gen: Any, interval: float = _LOOKS_EVERY_SECONDS, **options: Any) -> Any:
             until = time.monotonic() + seconds
 
@@ -88,7 +88,7 @@ def _asynchronous(psycopg: Any, seconds: float) -> Any:
 
 
 def _error(psycopg: Any) -> Any:
-    class HangsError(psycopg.OperationalError, TimeoutError):  # type: ignore[misc]
+    class HangsError(psycopg.OperationalError, TimeoutError):  # type: ignore[misc]  # as above
         """The server has not answered."""
 
     return HangsError
