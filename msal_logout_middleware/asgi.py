@@ -17,6 +17,7 @@ from . import back_channel, pages, upkeep
 from ._drive import BlockingWorld, LoopWorld, World, drive, run_beside_loop
 from .exchange import Exchange, may_say
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
+from .layers import layers
 from .logout import AppView, Logout, check_app
 from .memory import SAMPLED_FROM, Visit
 
@@ -50,6 +51,7 @@ class LogoutMiddleware:
     def __init__(self, app: ASGIApp, logout: Logout) -> None:
         otherwise = "for a WSGI app, such as Flask's app.wsgi_app, use msal_logout_middleware.wsgi"
         check_app(app, logout, parameters=3, otherwise=otherwise)
+        logout.serve(app)
         self.app = app
         self.logout = logout
         self._gate = logout.gate
@@ -58,6 +60,8 @@ class LogoutMiddleware:
         self._generation = logout.gate.generation
         self._learns = logout.gate.learns_exchanges
         self._paths = logout.paths
+        adapted = any(layer.is_of("asgiref.wsgi.WsgiToAsgi") for layer in layers(app))
+        self._leave_by = self._leaving_as_coroutine if adapted else self._leaving
         self._upkeep: asyncio.Task[None] | None = None
         self._behind: set[asyncio.Future[Any]] = set()
 
@@ -99,7 +103,7 @@ class LogoutMiddleware:
             and visit.seen is None
             and (scope["method"] == "POST" or (query and b"session_state=" in query))
         ):
-            await self.app(scope, receive, self._leaving(send, visit))
+            await self.app(scope, receive, self._leave_by(send, visit))
         elif visit.unsure:
             await _send(pages.unavailable(), send)
         else:
@@ -173,6 +177,15 @@ class LogoutMiddleware:
                 send = await self._leave(message, visit, None, send)
 
             return look(message)
+
+        return leave
+
+    def _leaving_as_coroutine(self, send: Send, visit: Visit) -> Send:
+        """Return the same as a coroutine function, without which asgiref warns."""
+        leaving = self._leaving(send, visit)
+
+        async def leave(message: Message) -> None:
+            await leaving(message)
 
         return leave
 
@@ -310,9 +323,9 @@ class LogoutMiddleware:
             return self.logout.respond(request, world)
 
         if request.path != self.logout.back_channel_path or not _is_asyncio():
-            return await drive(flow, blocks=self.logout.blocks)
+            return await drive(flow, blocks=self.logout.configuration.blocks)
         # The flow goes on behind an answer that must not wait for it.
-        task = asyncio.ensure_future(drive(flow, blocks=self.logout.blocks))
+        task = asyncio.ensure_future(drive(flow, blocks=self.logout.configuration.blocks))
         self._behind.add(task)
         task.add_done_callback(self._behind.discard)
         done, _ = await asyncio.wait({task}, timeout=back_channel.DEADLINE_SECONDS)
@@ -342,14 +355,14 @@ class LogoutMiddleware:
     # Driving
 
     async def _drive(self, flow: Flow[T]) -> T:
-        return await drive(flow, blocks=self.logout.blocks)
+        return await drive(flow, blocks=self.logout.configuration.blocks)
 
     async def _gated(self, flow: Flow[T]) -> T:
         """Drive a flow of the gate: on the loop but for what asks the store, if the session can be read there."""
         with anyio.CancelScope(shield=True):
-            if self.logout.session_blocks:
+            if self.logout.configuration.session_blocks:
                 return await run_beside_loop(flow(BlockingWorld()))
-            return await flow(LoopWorld(blocks=self.logout.blocks))
+            return await flow(LoopWorld(blocks=self.logout.configuration.blocks))
         raise AssertionError  # type checkers cannot know that nothing leaves this scope early
 
     def _start_upkeep(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
-from ._drive import settle
+from ._drive import is_async, settle
 from .caches import InStore, TokenCaches
 from .events import Event, LogoutFailed, LogoutRefused, SessionUnknowable, StoreUnreachable
 from .http import Cookie, Header
@@ -63,6 +65,32 @@ class Configuration:
     on_event: OnEvent | None
     unmarked: Unmarked = field(default_factory=Unmarked, repr=False)
     _refused: set[LogoutRefused] = field(default_factory=set, init=False, repr=False)
+
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether a part is asynchronous, so that only the ASGI middleware can drive the flows."""
+        return any((*self._asynchronous, inspect.iscoroutinefunction(self.on_event)))
+
+    @cached_property
+    def blocks(self) -> bool:
+        """Whether a part waits on I/O without an event loop, so that the ASGI middleware needs a thread."""
+        return any(w and not a for w, a in zip(self._waiting, self._asynchronous, strict=True))
+
+    @cached_property
+    def session_blocks(self) -> bool:
+        """Whether to read a session waits on I/O without an event loop."""
+        return self._waiting[1] and not self._asynchronous[1]
+
+    @property
+    def _asynchronous(self) -> tuple[bool, ...]:
+        store, session = is_async(self.store, "load", "end"), is_async(self.session, "read", "delete")
+        return store, session, self.caches.is_async
+
+    @property
+    def _waiting(self) -> tuple[bool, ...]:
+        return tuple(
+            bool(getattr(part, "blocking", True)) for part in (self.store, self.session, self.caches)
+        )
 
     @property
     def server_side(self) -> bool:

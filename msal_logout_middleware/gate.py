@@ -51,7 +51,7 @@ class Gate:
     """
 
     def __init__(self, config: Configuration) -> None:
-        self._config = config
+        self.configuration = self._config = config
         self._memory = Memory(config)
         self._learning = Learning(config, self._memory)
         self._unsure_again_at = -math.inf

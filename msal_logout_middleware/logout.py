@@ -6,17 +6,20 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import NoneType
 from typing import Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 from . import back_channel, front_channel, pages, remote, rp_initiated, upkeep
-from ._drive import BlockingWorld, World, drive, is_async, run
+from ._drive import BlockingWorld, World, drive, run
 from .caches import InStore, TokenCaches, home_account_id
 from .configuration import Configuration, OnEvent, OnStoreError, OtherSessions
 from .ending import Steps
+from .errors import LogoutError
 from .gate import Gate
 from .http import Cookie, Request, Response
+from .layers import Layer, layers
 from .logout_token import LogoutTokenRules
 from .marks import KEPT
 from .memory import WorkerState
@@ -24,17 +27,20 @@ from .provider import Provider
 from .remote import EndedSessions, Sought
 from .rp_initiated import AppView
 from .seal import Seal
-from .session import Claims, Session, SessionReader
+from .session import Claims, Secrets, Session, SessionReader
+from .sessions.discovery import find_session
+from .sessions.presets import ClaimsAt, claims_finder
 from .stores import Store
 from .targets import checked_target, origin_of
 from .token_cache import StoredTokenCache
 
-__all__ = ["AppView", "Logout", "check_app"]
+__all__ = ["AppView", "Logout", "check_app", "logout_in"]
 
 CacheKey = Callable[[Claims], str]
 SiteData = Literal["cache", "cookies", "storage", "executionContexts", "*"]
 
 _METHODS = ("GET", "POST")
+_DOORS = tuple(f"{__package__}.{door}.LogoutMiddleware" for door in ("asgi", "wsgi"))
 _DAY_SECONDS = 24 * 3600.0
 _STORE_METHODS = (
     *("load", "replace", "add", "join", "get", "find", "end", "take", "finish", "marks_since", "generation"),
@@ -45,12 +51,11 @@ _STORE_METHODS = (
 class Logout:
     """How users of one app are signed out. One instance serves all requests of a worker.
 
-    `is_async` tells whether a part is asynchronous, so that only the ASGI middleware can drive it; `blocks`,
-    whether a part waits on I/O without an event loop, so that the ASGI middleware needs a thread.
-
     Args:
         provider: The app's registration at its OpenID provider.
-        session: How the app's sessions are read and ended.
+        session: How the app's sessions are read and ended; by default what is found in the app that is wrapped.
+        claims: Where the ID token claims are in a session that is found: a key, a callable, or `None` for the known
+            places.
         store: Keeps ended marks and the journal, and token caches unless `caches` says otherwise.
         caches: Where the app keeps its token caches; in `store` by default.
         cache_key: Maps a session's claims to the key of its token cache in `store`.
@@ -93,11 +98,12 @@ class Logout:
         self,
         *,
         provider: Provider,
-        session: SessionReader,
+        session: SessionReader | None = None,
+        claims: ClaimsAt = None,
         store: Store,
         caches: TokenCaches | None = None,
         cache_key: CacheKey | None = None,
-        secret: str | bytes | Sequence[str | bytes] | None = None,
+        secret: Secrets = None,
         post_logout_redirect_uri: str,
         landing_page: str | None = None,
         return_to: Sequence[str] = (),
@@ -140,12 +146,16 @@ class Logout:
             raise TypeError("logout_token_rules must be such as LogoutTokenRules(strict_type=True)")
         if not (on_event is None or callable(on_event)):
             raise TypeError("on_event must be a function that takes an event")
-        with suppress(ValueError):  # the app may still add its session middleware
-            _ = session.cookies  # one that cannot be asked for them says so now, and not at a sign-out
-        lists = {"return_to": return_to, "delete_cookies": delete_cookies, "clear_site_data": clear_site_data}
-        for name, value in (lists | {"methods": methods}).items():
-            if isinstance(value, (str, Cookie)):
-                raise TypeError(f"{name} must be a list, such as {name}=[{value!r}]")
+        if session is not None and claims is not None:
+            raise ValueError("claims= is for sessions that are found in the app; give it to session= instead")
+        claims_finder(claims)  # raises what is wrong with it now
+        _check_secret(secret)
+        _check_lists(
+            return_to=return_to,
+            delete_cookies=delete_cookies,
+            clear_site_data=clear_site_data,
+            methods=methods,
+        )
         if not all(isinstance(cookie, (str, Cookie)) for cookie in delete_cookies):
             raise TypeError(f"delete_cookies={delete_cookies!r} must be names of cookies, or Cookie(...)")
         if max_url_length < 1:
@@ -173,12 +183,11 @@ class Logout:
         origins = [origin] if isinstance(origin, str) else origin or [origin_of(home)]
         self.cache_key: CacheKey = cache_key or home_account_id
         self.store = store
-        self._config = Configuration(
+        self._configure = partial(
+            Configuration,
             provider=provider,
-            session=session,
             store=store,
             caches=caches or InStore(store, cache_key=self.cache_key),
-            seal=Seal(_secrets(secret, session)),
             logout_path=logout_path,
             front_channel_path=front_channel_path,
             front_channel_without_sid=front_channel_without_sid,
@@ -205,22 +214,76 @@ class Logout:
         )
         self.logout_path = logout_path
         self.back_channel_path = back_channel_path
-        self.gate = Gate(self._config)
         self.paths = frozenset(path for path in paths.values() if path is not None)
         self._return_path = unquote(urlsplit(home).path) or "/"
         self._keeps_token_caches = caches is None
+        self._claims = claims
+        self._secret = secret
+        self._found_in: object = None
+        self._gate: Gate | None = None
+        if session is not None:
+            self._read_by(session)
 
-        where = self._config.caches
-        asynchronous = [is_async(store, "load", "end"), is_async(session, "read", "delete"), where.is_async]
-        waiting = [getattr(part, "blocking", True) for part in (store, session, where)]
-        self.is_async = any((*asynchronous, is_async(self._config, "on_event")))
-        self.blocks = any(w and not a for w, a in zip(waiting, asynchronous, strict=True))
-        self.session_blocks = waiting[1] and not asynchronous[1]
+    def __repr__(self) -> str:
+        """Say what reads the sessions, and what keeps what is known of them."""
+        session = "to be found in the app" if self._gate is None else repr(self.configuration.session)
+        return f"Logout(session={session}, store={type(self.store).__name__})"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it is known what reads the sessions: given as `session=`, or found in the app."""
+        return self._gate is not None
 
     @property
     def configuration(self) -> Configuration:
-        """The arguments, checked, with their defaults."""
-        return self._config
+        """The arguments, checked, with their defaults.
+
+        Raises:
+            LogoutError: It is not yet known what reads the sessions.
+        """
+        return self.gate.configuration
+
+    @property
+    def gate(self) -> Gate:
+        """What every request passes.
+
+        Raises:
+            LogoutError: It is not yet known what reads the sessions.
+        """
+        if self._gate is None:
+            raise LogoutError(
+                "no app is wrapped yet, so that it is not known what reads its sessions: LogoutMiddleware(app, logout)"
+                " finds it. Where it is needed before, give Logout session="
+            )
+        return self._gate
+
+    def serve(self, app: object) -> None:
+        """Find what reads the sessions of an app that is wrapped, unless it was given as `session=`.
+
+        Args:
+            app: The app, as the middleware calls it.
+
+        Raises:
+            TypeError: Nothing is found in the app, or this `Logout` serves another one.
+            ValueError: What is found has no secret, and `secret=` is missing; or there are several session
+                middlewares.
+        """
+        if self._gate is not None and self._found_in is None:
+            return
+        session = find_session(app, claims=self._claims)
+        if self._gate is None:
+            self._read_by(session)
+            self._found_in = repr(session)
+        elif self._found_in != repr(session):  # a middleware stack may be built once more
+            raise TypeError(
+                f"this Logout serves an app whose sessions are read by {self._found_in}, and this one's are by"
+                f" {session!r}: make a Logout for each app"
+            )
+
+    def _read_by(self, session: SessionReader) -> None:
+        with suppress(ValueError):  # the app may still add its session middleware
+            _ = session.cookies  # one that cannot be asked for them says so now, and not at a sign-out
+        self._gate = Gate(self._configure(session=session, seal=Seal(_secrets(self._secret, session))))
 
     def takes(self, method: str, path: str, mount: str, query: str) -> bool:
         """Tell whether a request is one that `respond` may answer; all others are the app's.
@@ -237,15 +300,15 @@ class Logout:
 
     async def respond(self, request: Request, world: World) -> Response | AppView | None:
         """Answer a request that `takes` took; `None` if the app is to answer it after all."""
-        if request.path == self._config.back_channel_path:
-            return await back_channel.log_out(self._config, request, world)
+        if request.path == self.configuration.back_channel_path:
+            return await back_channel.log_out(self.configuration, request, world)
         if request.body is None:
             return pages.plain(413, "The request is too large.")
-        if request.path == self._config.front_channel_path:
-            return await front_channel.log_out(self._config, request, world)
-        if request.path == self._config.logout_path:
-            return await rp_initiated.log_out(self._config, request, world)
-        return rp_initiated.came_back(self._config, request)
+        if request.path == self.configuration.front_channel_path:
+            return await front_channel.log_out(self.configuration, request, world)
+        if request.path == self.configuration.logout_path:
+            return await rp_initiated.log_out(self.configuration, request, world)
+        return rp_initiated.came_back(self.configuration, request)
 
     def worker_state(self) -> WorkerState:
         """Return what this worker knows of endings at the moment; nothing is asked, so it costs nothing."""
@@ -253,7 +316,7 @@ class Logout:
 
     async def tidy(self, world: World) -> None:
         """Finish what this worker and others have left; the middlewares call it from time to time."""
-        await upkeep.tidy(self._config, self.gate, world)
+        await upkeep.tidy(self.configuration, self.gate, world)
 
     def end_sessions(
         self,
@@ -295,7 +358,7 @@ class Logout:
             TypeError: One of them is no string.
         """
         sought = _sought(iss, sub, sid, oid, tid)
-        return await drive(lambda world: self._end(sought, world), blocks=self.blocks)
+        return await drive(lambda world: self._end(sought, world), blocks=self.configuration.blocks)
 
     def count_sessions(
         self,
@@ -313,7 +376,7 @@ class Logout:
             TypeError: One of them is no string, or a part of this `Logout` is asynchronous.
             StoreError: The store cannot be asked.
         """
-        return run(remote.count(self._config, _sought(iss, sub, sid, oid, tid)))
+        return run(remote.count(self.configuration, _sought(iss, sub, sid, oid, tid)))
 
     async def acount_sessions(
         self,
@@ -332,7 +395,9 @@ class Logout:
             StoreError: The store cannot be asked.
         """
         sought = _sought(iss, sub, sid, oid, tid)
-        return await drive(lambda _: remote.count(self._config, sought), blocks=self.blocks)
+        return await drive(
+            lambda _: remote.count(self.configuration, sought), blocks=self.configuration.blocks
+        )
 
     def signed_in(self, claims: Claims, *, session_id: str | None = None, sid: str | None = None) -> None:
         """Record a sign-in that cannot be seen in an answer; `asigned_in` in an event loop.
@@ -362,10 +427,10 @@ class Logout:
             StoreError: The store cannot be asked.
         """
         session = Session(session_id, claims, {})
-        await drive(lambda world: self.gate.signed_in(session, sid, world), blocks=self.blocks)
+        await drive(lambda world: self.gate.signed_in(session, sid, world), blocks=self.configuration.blocks)
 
     async def _end(self, sought: Sought, world: World) -> EndedSessions:
-        return await remote.end_by_administrator(self._config, sought, Steps(self._config, world))
+        return await remote.end_by_administrator(self.configuration, sought, Steps(self.configuration, world))
 
     def token_cache(self, claims: Claims | None = None) -> StoredTokenCache:
         """Return the token cache of a user in `store`, for MSAL, as a context manager.
@@ -427,6 +492,12 @@ def _check_switches(**switches: object) -> None:
             raise TypeError(f"{name} must be True or False, not {switch!r}")
 
 
+def _check_lists(**lists: object) -> None:
+    for name, value in lists.items():
+        if isinstance(value, (str, Cookie)):
+            raise TypeError(f"{name} must be a list, such as {name}=[{value!r}]")
+
+
 def _check_paths(paths: Mapping[str, str | None]) -> None:
     given = {name: path for name, path in paths.items() if path is not None or name == "logout_path"}
     for name, path in given.items():
@@ -442,20 +513,27 @@ def _check_paths(paths: Mapping[str, str | None]) -> None:
         raise ValueError(f"{', '.join(given)} must be different paths")
 
 
-def _secrets(secret: str | bytes | Sequence[str | bytes] | None, session: SessionReader) -> list[str | bytes]:
-    if secret is None:
-        own = session.secret
-        return [own] if own else []
-    secrets = [secret] if isinstance(secret, (str, bytes)) else secret
-    if not isinstance(secrets, Sequence) or not all(isinstance(one, (str, bytes)) for one in secrets):
+def _check_secret(secret: object) -> None:
+    secrets = [secret] if isinstance(secret, (str, bytes, NoneType)) else secret
+    if not isinstance(secrets, Sequence) or not all(
+        isinstance(one, (str, bytes, NoneType)) for one in secrets
+    ):
         raise TypeError("secret must be str or bytes, or a list of them")
-    return list(secrets)
+
+
+def _secrets(secret: Secrets, session: SessionReader) -> list[str | bytes]:
+    given = session.secret if secret is None else secret
+    secrets = [given] if isinstance(given, (str, bytes, NoneType)) else given
+    return [one for one in secrets if one]
 
 
 def _check_parts(*, provider: object, session: object, store: object, caches: object) -> None:
     if not isinstance(provider, Provider):
         raise TypeError("provider must be a Provider, such as Provider.entra(tenant, client_id)")
-    _check_methods("session", session, ("read", "load", "delete"), "FlaskSession(app) or ASGISession(app)")
+    if session is not None:
+        _check_methods(
+            "session", session, ("read", "load", "delete"), "FlaskSession(app) or ASGISession(app)"
+        )
     _check_methods("store", store, _STORE_METHODS, 'SQLiteStore("logout.db")')
     if caches is not None:
         _check_methods("caches", caches, ("cache_key", "remove_accounts"), 'InSession("_token_cache")')
@@ -483,7 +561,24 @@ def check_app(app: object, logout: object, *, parameters: int, otherwise: str) -
     except TypeError:
         raise TypeError(f"{app!r} is not an app that this middleware can call; {otherwise}") from None
     except ValueError:
-        return  # a callable without a signature, such as one written in C
+        pass  # a callable without a signature, such as one written in C
+    if any(logout_in(layer) is not None for layer in layers(app)):
+        raise TypeError(
+            "a LogoutMiddleware is around this app already, and the two would answer each other's requests: leave one"
+            " of them"
+        )
+
+
+def logout_in(layer: Layer) -> Logout | None:
+    """Return the `Logout` that a layer was given, if it is one of our middlewares, or will be one."""
+    if not layer.is_of(*_DOORS):
+        return None
+    options = layer.source  # Starlette's, or the middleware itself
+    given = (
+        *(getattr(options, "logout", None), getattr(options, "kwargs", {}).get("logout")),
+        *getattr(options, "args", ()),
+    )
+    return next((value for value in given if isinstance(value, Logout)), None)
 
 
 def _check_methods(name: str, part: object, methods: tuple[str, ...], example: str) -> None:

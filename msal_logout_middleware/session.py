@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from ._drive import MaybeAwaitable
 from .http import Cookie
 
 Claims = Mapping[str, Any]
+Secrets: TypeAlias = str | bytes | Sequence[str | bytes] | None
 
 
 def plain_claims(claims: Claims | None) -> dict[str, Any]:
@@ -55,8 +56,11 @@ class SessionReader(Protocol):
         ...
 
     @property
-    def secret(self) -> str | bytes | None:
-        """The framework's own secret, from which `secret=` is derived by default; `None` if unknown."""
+    def secret(self) -> Secrets:
+        """The framework's own secret, from which `secret=` is derived by default; `None` if unknown.
+
+        Of several the first signs, and the others are those that the framework still accepts.
+        """
         ...
 
     def read(self, cookie_header: str) -> MaybeAwaitable[Session | None]:

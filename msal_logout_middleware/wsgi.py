@@ -44,7 +44,8 @@ class LogoutMiddleware:
     def __init__(self, app: WSGIApplication, logout: Logout) -> None:
         otherwise = "for an ASGI app use msal_logout_middleware.asgi"
         check_app(app, logout, parameters=2, otherwise=otherwise)
-        if logout.is_async:
+        logout.serve(app)
+        if logout.configuration.is_async:
             raise TypeError(
                 f"{otherwise}; for a WSGI app the store, session, caches and on_event of its Logout must be "
                 "synchronous"
@@ -203,7 +204,7 @@ class LogoutMiddleware:
         return self._app_view(answer, environ, start_response)
 
     def _respond(self, request: Request) -> Response | AppView | None:
-        if request.path != self.logout.back_channel_path or not self.logout.blocks:
+        if request.path != self.logout.back_channel_path or not self.logout.configuration.blocks:
             return run(self.logout.respond(request, _WORLD))
         # The flow goes on behind an answer that must not wait for it.
         answers: list[Response | AppView | None] = []

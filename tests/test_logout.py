@@ -143,7 +143,7 @@ def test_asynchronous_parts_are_refused_under_wsgi():
 
     for part in ({"session": starlette_session()}, {"on_event": hook}):
         logout = make(**part)
-        assert logout.is_async
+        assert logout.configuration.is_async
         with pytest.raises(TypeError, match="synchronous"):
             wsgi.LogoutMiddleware(Flask("x").wsgi_app, logout)
 
@@ -213,13 +213,13 @@ def test_app_without_a_signature_is_taken_as_it_is():
 
 
 def test_thread_is_needed_only_where_a_part_waits(tmp_path):
-    assert not make(session=starlette_session()).blocks
-    assert make(session=starlette_session(), store=SQLiteStore(tmp_path / "x.db")).blocks
+    assert not make(session=starlette_session()).configuration.blocks
+    assert make(session=starlette_session(), store=SQLiteStore(tmp_path / "x.db")).configuration.blocks
 
 
 def test_thread_is_needed_where_token_caches_are_read_from_disk(tmp_path):
     logout = make(session=starlette_session(), caches=InStore(SQLiteStore(tmp_path / "x.db")))
-    assert logout.blocks
+    assert logout.configuration.blocks
 
 
 def test_token_cache_is_the_one_that_a_sign_out_empties(tmp_path):

@@ -12,6 +12,7 @@ from .._drive import settle
 from ..configuration import Configuration
 from ..errors import StoreError
 from ..http import Cookie
+from ..layers import layers
 from .checks import Finding
 from .checks.claims import check_claims, parsed_claims
 from .checks.cookies import check_cookies
@@ -21,7 +22,6 @@ from .checks.secret import check_secret
 from .checks.stores import check_store, check_token_caches, check_workers, workers_said
 from .checks.urls import app_url, check_urls, to_register
 from .errors import CommandError
-from .layers import layers
 from .loading import Loaded
 from .metadata import Answer, ask, sources
 from .report import Report

@@ -56,7 +56,33 @@ def load(name: str) -> Loaded:
             f"{name} is of type {type(found).__name__} and leads to no Logout; wrap it in LogoutMiddleware, or name"
             f" the Logout itself{_instead(module)}"
         )
-    return Loaded(name, logout, None if found is logout else found)
+    app = None if found is logout else found
+    if not logout.is_complete:
+        _complete(logout, app or _app_of(module, logout), name)
+    return Loaded(name, logout, app)
+
+
+def _complete(logout: Logout, app: object, name: str) -> None:
+    """Have the sessions found that a server would find when it starts the app."""
+    if app is None:
+        raise CommandError(
+            f"{name} has no session=, and {name.partition(':')[0]} has no app to find it in; name the app instead"
+        )
+    try:
+        logout.serve(app)
+    except (TypeError, ValueError) as error:
+        raise CommandError(f"{name}: {error}") from error
+
+
+def _app_of(module: ModuleType, logout: Logout) -> object:
+    """Return what in a module leads to its `Logout`; proxies are not touched."""
+    candidates = [
+        value for value in vars(module).values() if not type(value).__module__.startswith("werkzeug.")
+    ]
+    return next(
+        (value for value in candidates if value is not logout and logout_of(value) is logout),
+        None,
+    )
 
 
 def _module(name: str) -> ModuleType:

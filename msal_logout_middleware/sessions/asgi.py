@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from .._drive import run
 from ..errors import StoreError
 from ..http import Cookie, SameSite
+from ..layers import keeps_sessions
 from ..session import Session
 from .presets import ClaimsAt, claims_finder
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from starlette.middleware import Middleware
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from starsessions import SessionStore
+
+Options: TypeAlias = Any  # Starlette's `Middleware`, or a session middleware that is made already
 
 _STORY = "msal_logout_middleware.story"
 
@@ -37,7 +42,7 @@ class _Running:
         store: starsessions' store, if it keeps the sessions and not the cookie does.
     """
 
-    options: Middleware
+    options: Options
     app: ASGIApp
     store: SessionStore | None
 
@@ -46,8 +51,8 @@ class ASGISession:
     """Reads and deletes the sessions of an ASGI app through its own session middleware.
 
     Args:
-        source: `Middleware(SessionMiddleware, ...)` with the options that the app gives it; or a Starlette or
-            FastAPI app, whose session middleware is found when it is first needed.
+        source: `Middleware(SessionMiddleware, ...)` with the options that the app gives it; or such a middleware
+            itself; or a Starlette or FastAPI app, whose session middleware is found when it is first needed.
         claims: Where the ID token claims are: a key, a callable, or `None` for the known places.
         cookies: The session cookies, for a middleware that cannot be asked: one that waits for its storage
             before it sets a cookie.
@@ -59,13 +64,13 @@ class ASGISession:
 
     def __init__(
         self,
-        source: Middleware | Starlette,
+        source: Middleware | Starlette | ASGIApp,
         *,
         claims: ClaimsAt = None,
         cookies: tuple[Cookie, ...] | None = None,
         root_path: str = "",
     ) -> None:
-        if not hasattr(source, "user_middleware") and not hasattr(source, "cls"):
+        if not (hasattr(source, "user_middleware") or hasattr(source, "cls") or keeps_sessions(type(source))):
             raise TypeError(
                 "give ASGISession a starlette Middleware(...), or the Starlette or FastAPI app; for Flask there is "
                 "FlaskSession(app)"
@@ -75,7 +80,15 @@ class ASGISession:
         self._given_cookies = cookies
         self._root_path = root_path or str(getattr(source, "root_path", ""))
         self._memo: _Running | None = None
-        self._cookies_memo: tuple[Middleware, tuple[Cookie, ...]] | None = None
+        self._cookies_memo: tuple[Options, tuple[Cookie, ...]] | None = None
+
+    def __repr__(self) -> str:
+        """Name the session middleware, if it is there already."""
+        with suppress(ValueError):
+            options = self._options()
+            kind = getattr(options, "cls", type(options))
+            return f"ASGISession({getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', kind)})"
+        return "ASGISession()"
 
     @property
     def cookies(self) -> tuple[Cookie, ...]:
@@ -105,9 +118,7 @@ class ASGISession:
         Raises:
             ValueError: The app has no session middleware, or several.
         """
-        options = self._options()
-        arguments = inspect.signature(options.cls).bind(_probe, *options.args, **options.kwargs).arguments
-        secret = arguments.get("secret_key")
+        secret = _secret_of(self._options())
         if isinstance(secret, str | bytes):
             return secret or None
         from starlette.datastructures import Secret  # noqa: PLC0415 - only where the app has it
@@ -178,11 +189,11 @@ class ASGISession:
             self._memo = memo = _Running(options, app, _server_side_store(app))
         return memo
 
-    def _options(self) -> Middleware:
+    def _options(self) -> Options:
         candidates: list[Middleware] | None = getattr(self._source, "user_middleware", None)
         if candidates is None:
-            return cast("Middleware", self._source)
-        found = [options for options in candidates if _is_session_middleware(options.cls)]
+            return self._source
+        found = [options for options in candidates if keeps_sessions(options.cls)]
         if len(found) != 1:
             raise ValueError(
                 f"the app has {len(found) or 'no'} session middlewares; add one before Logout is constructed, "
@@ -195,13 +206,21 @@ async def _probe(scope: Scope, _receive: Receive, send: Send) -> None:
     await scope[_STORY](scope, send)
 
 
-def _around_probe(options: Middleware) -> ASGIApp:
-    return options.cls(_probe, *options.args, **options.kwargs)
+def _around_probe(options: Options) -> ASGIApp:
+    if hasattr(options, "cls"):
+        made: ASGIApp = options.cls(_probe, *options.args, **options.kwargs)
+        return made
+    around: Any = copy(options)  # the middleware that the app runs in goes on as it is
+    around.app = _probe
+    return cast("ASGIApp", around)
 
 
-def _is_session_middleware(cls: object) -> bool:
-    """Starlette's and starsessions' are both called so; a subclass may be called otherwise."""
-    return any(base.__name__ == "SessionMiddleware" for base in getattr(cls, "__mro__", ()))
+def _secret_of(options: Options) -> object:
+    """Return the secret that a session middleware was given; one that is made already keeps it in its signer."""
+    if hasattr(options, "cls"):
+        arguments = inspect.signature(options.cls).bind(_probe, *options.args, **options.kwargs).arguments
+        return arguments.get("secret_key")
+    return getattr(getattr(options, "signer", None), "secret_key", None)
 
 
 def _server_side_store(middleware: ASGIApp) -> SessionStore | None:
@@ -232,7 +251,7 @@ async def _open(scope: Scope, session_id: str | None = None) -> tuple[str | None
     return get_session_id(connection), dict(connection.session)
 
 
-def _learn_cookies(options: Middleware, root_path: str) -> tuple[Cookie, ...]:
+def _learn_cookies(options: Options, root_path: str) -> tuple[Cookie, ...]:
     """Have a middleware of the same options set its cookies."""
     middleware = _around_probe(options)
     if _server_side_store(middleware) is not None:

@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
 
 from ..errors import StoreError
 from ..http import Cookie, SameSite
-from ..session import Session
+from ..session import Secrets, Session
 from .presets import ClaimsAt, claims_finder
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ class FlaskSession:
         self._app = app
         self._find_claims = claims_finder(claims)
 
+    def __repr__(self) -> str:
+        """Name the app, and what keeps its sessions."""
+        return f"FlaskSession({self._app.name!r}, by {type(self._app.session_interface).__name__})"
+
     @property
     def cookies(self) -> tuple[Cookie, ...]:
         """The session cookie as the app's configuration has it now."""
@@ -79,9 +83,10 @@ class FlaskSession:
         return not isinstance(self._app.session_interface, SecureCookieSessionInterface)
 
     @property
-    def secret(self) -> str | bytes | None:
-        """The app's `SECRET_KEY`."""
-        return self._app.secret_key or None
+    def secret(self) -> Secrets:
+        """The app's `SECRET_KEY`, and its `SECRET_KEY_FALLBACKS`."""
+        fallbacks = self._app.config.get("SECRET_KEY_FALLBACKS") or ()
+        return [secret for secret in (self._app.secret_key, *fallbacks) if secret]
 
     def read(self, cookie_header: str) -> Session | None:
         """Return the session that a `Cookie` header leads to; of a repeated cookie Flask takes the first.

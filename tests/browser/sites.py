@@ -88,7 +88,7 @@ class Site:
     def token_cache(self, cookie_header: str) -> TokenCache:
         """The token cache of who is signed in under a cookie."""
         assert self.logout is not None
-        config, store = self.logout._config, self.logout.store
+        config, store = self.logout.configuration, self.logout.store
         session = read(config.session, cookie_header)
         if "_token_cache" in session.contents:
             kept: Any = session.contents["_token_cache"]

@@ -30,8 +30,8 @@ from msal_logout_middleware.cli.checks.stores import (
     workers_said,
 )
 from msal_logout_middleware.cli.checks.urls import check_urls, to_register
-from msal_logout_middleware.cli.layers import layers
 from msal_logout_middleware.errors import StoreError
+from msal_logout_middleware.layers import layers
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores import Ending, Weakness

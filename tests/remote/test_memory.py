@@ -112,7 +112,7 @@ def test_cookies_that_would_sign_in_again_go_with_the_session(either_door):
 
 
 def end(site, **who):
-    if not site.logout.is_async:
+    if not site.logout.configuration.is_async:
         return site.logout.end_sessions(**who)
     return anyio.run(partial(site.logout.aend_sessions, **who))
 

@@ -152,7 +152,7 @@ class Story:
     def session(self, browser):
         """The session that a browser's cookie leads to."""
         cookie = browser.cookies.value("session", self.url + "/")
-        reader = self.logout._config.session
+        reader = self.logout.configuration.session
         header = f"session={cookie}"
         return reader.read(header) if self.kind == "flask" else anyio.run(reader.read, header)
 
@@ -191,7 +191,7 @@ class Story:
         assert self.found(known.tokens) == set()
         if self.kind == "flask":
             assert self.found(known.identifiers) == set()
-            assert self.logout._config.session.load(known.session.id) is None
+            assert self.logout.configuration.session.load(known.session.id) is None
         else:
             assert self.logout.store.load(home_account_id(known.session.claims)).data is None
         assert not [name for name in self.event_names() if name == "LogoutFailed"]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from ... import wsgi
-from ..layers import Layer, layers
+from ...layers import Layer, layers
+from ...logout import logout_in
 from . import Finding
 
 _CHECK = "middleware"
@@ -26,7 +27,7 @@ def check_middleware(found: Sequence[Layer] | None) -> Finding:
     if found is None:
         seen = "not looked at, since the Logout itself was named"
         return Finding(_CHECK, "skipped", seen, "name the app that your server runs instead")
-    places = [place for place, layer in enumerate(found) if layer.logout is not None]
+    places = [place for place, layer in enumerate(found) if logout_in(layer) is not None]
     if not places:
         return Finding(
             _CHECK, "error", "no LogoutMiddleware is around the app: nothing is signed out", _ADD_LAST
