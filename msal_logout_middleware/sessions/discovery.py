@@ -42,7 +42,7 @@ def find_session(app: object, *, claims: ClaimsAt = None) -> SessionReader:
     for layer in seen:
         reader = _reader_for(layer, claims)
         if reader is not None:
-            logger.info("sessions are read by %r, which was found in the app", reader)
+            logger.info("sessions are read by %s, which was found in the app", reader)
             return reader
     names = ", ".join(layer.name for layer in seen) or f"a {type(app).__name__}"
     raise TypeError(
