@@ -11,7 +11,7 @@ AGAIN ?=
 
 # run WITH WHAT: with AGAIN=1, what failed is run once more, by itself.
 run = $(1) -m pytest $(2) -n auto $(ARGS) $(if $(AGAIN),|| $(1) -m pytest $(2) --last-failed --last-failed-no-failures none)
-UNMEASURED := tests/browser tests/demo tests/load tests/test_docs.py tests/test_mutants.py
+UNMEASURED := tests/browser tests/demo tests/examples tests/load tests/test_docs.py tests/test_mutants.py
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TYPED := msal_logout_middleware $(wildcard tests/typed_api.py)

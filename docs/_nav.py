@@ -8,6 +8,7 @@ from typing import Any
 ORDER = [
     "index.md",
     "demo.md",
+    "examples.md",
     "concepts.md",
     "rp_initiated.md",
     "front_channel.md",

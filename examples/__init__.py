@@ -1,1 +1,1 @@
-"""Apps that are signed out of by msal_logout_middleware: two of ten lines, and the demo."""
+"""Apps that are signed out of by msal_logout_middleware: a small one for each framework, and the demo."""
