@@ -20,7 +20,7 @@ TYPED := msal_logout_middleware $(wildcard tests/typed_api.py)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage check lint types bench matrix soak docs mutants build clean
+.PHONY: help setup demo test coverage check lint types bench matrix soak docs mutants versions build clean
 
 help:
 	@echo "make demo      sign in and out of two small apps, side by side (ARGS=--walk: without a browser)"
@@ -30,6 +30,7 @@ help:
 	@echo "make bench     measure (ARGS=--quick: briefly)"
 	@echo "make matrix    the store contract, and loads, by every client, driver and server"
 	@echo "make soak      many rounds and long loads"
+	@echo "make versions  all tests on each Python, and the sessions with each version of each framework"
 	@echo "make docs      build the documentation into site/"
 	@echo "make mutants   take each promise's code out of a copy, and see the tests fail"
 
@@ -80,6 +81,9 @@ docs: $(READY)
 
 mutants: $(READY)
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+versions: $(READY)
+	$(BIN)/nox $(ARGS)
 
 build: $(READY)
 	rm -rf dist
