@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from msal_logout_middleware.sessions import presets
-from msal_logout_middleware.sessions.presets import claims_finder
+from msal_logout_middleware.sessions.presets import claims_finder, claims_in_token_cache
 
 ADA = {"iss": "https://provider.example/v2.0", "sub": "ada", "name": "Ada"}
 BOB = {**ADA, "sub": "bob"}
@@ -129,3 +131,30 @@ def test_error_of_a_callable_is_passed_on_with_a_note() -> None:
 def test_other_things_than_key_and_callable_are_refused() -> None:
     with pytest.raises(TypeError, match=r"claims= is a key of the session, a callable or None, not list"):
         claims_finder(["user"])  # type: ignore[arg-type]
+
+
+def cached(*claims: Mapping[str, Any]) -> str:
+    def token(of: Mapping[str, Any]) -> str:
+        payload = base64.urlsafe_b64encode(json.dumps(of).encode()).decode().rstrip("=")
+        return f"e30.{payload}.c2ln"
+
+    return json.dumps({"IdToken": {str(n): {"secret": token(of)} for n, of in enumerate(claims)}})
+
+
+def test_claims_are_found_in_a_token_cache_of_the_session() -> None:
+    find = claims_in_token_cache()
+    older, newer = {**ADA, "iat": 1700000000, "name": "old"}, {**ADA, "iat": 1700003600, "name": "new"}
+    assert find({"token_cache": cached(newer, older)}) == newer
+    assert find({"token_cache": cached(older, newer)}) == newer
+    assert claims_in_token_cache("_cache")({"_cache": cached(older)}) == older
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [None, "", "{}", "no json", "[]", "3", 7, '{"IdToken": 3}',
+     '{"IdToken": {"x": {}}}', '{"IdToken": {"x": {"secret": "y"}}}',
+     '{"IdToken": {"x": {"secret": 7}}}', cached({"sub": "ada"})],
+)  # fmt: skip
+def test_token_cache_without_an_id_token_signs_nobody_in(cache: Any) -> None:
+    assert claims_in_token_cache()({"token_cache": cache}) is None
+    assert claims_in_token_cache()({}) is None
