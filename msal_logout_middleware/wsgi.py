@@ -183,6 +183,11 @@ class LogoutMiddleware:
     # What is ours
 
     def _ours(self, environ: WSGIEnvironment, start_response: StartResponse, visit: Visit) -> Iterable[bytes]:
+        if "beaker.session" in environ and _route(environ) == self.logout.logout_path:
+            raise RuntimeError(
+                "LogoutMiddleware stands inside the session middleware, which would save the session again: put it "
+                "around Beaker's, LogoutMiddleware(SessionMiddleware(app, ...), logout)"
+            )
         method = environ["REQUEST_METHOD"]
         body = _read_body(environ) if method == "POST" else b""
         request = _request(environ, body)

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 from asgiref.wsgi import WsgiToAsgi
+from beaker.middleware import SessionMiddleware as SessionMiddlewareOfBeaker
 from fastapi import FastAPI
 from flask import Flask, session
 from starlette.applications import Starlette
@@ -146,6 +147,18 @@ def test_app_below_a_mount_is_wrapped_by_itself():
     assert browser.get("/shop/").text == "nobody"
 
 
+def test_flask_app_below_a_dispatcher_is_wrapped_by_itself():
+    inner = flask_app()
+    inner.config["APPLICATION_ROOT"] = "/shop"
+    inner.wsgi_app = wsgi.LogoutMiddleware(inner.wsgi_app, logout())
+    browser = Browser(WsgiDoor(DispatcherMiddleware(Flask("outer"), {"/shop": inner})))
+    browser.get("/shop/in")
+    assert browser.get("/logout").status == 404
+    assert browser.get("/shop/").text == "sub-of-ada"
+    assert browser.get("/shop/logout").location.startswith("https://login.microsoftonline.com/")
+    assert browser.get("/shop/").text == "nobody"
+
+
 def test_secret_and_cookies_of_a_middleware_that_is_made_are_those_of_its_options():
     from msal_logout_middleware.sessions.asgi import ASGISession
 
@@ -184,6 +197,15 @@ def test_middleware_inside_of_the_session_middleware_is_told_so():
     app = star_app(middleware=[SIGNED, Middleware(asgi.LogoutMiddleware, logout=logout())])
     with pytest.raises(TypeError, match="added last, so that it is outermost"):
         Browser(AsgiDoor(app)).get("/")
+
+
+def test_middleware_inside_of_beakers_is_told_so():
+    app = flask_app()
+    app.wsgi_app = SessionMiddlewareOfBeaker(
+        wsgi.LogoutMiddleware(app.wsgi_app, logout()), {"session.type": "memory"}
+    )
+    with pytest.raises(RuntimeError, match="inside the session middleware"):
+        Browser(WsgiDoor(app)).get("/logout")
 
 
 def test_app_without_a_secret_is_told_so():
