@@ -84,8 +84,10 @@ class FlaskSession:
 
     @property
     def secret(self) -> Secrets:
-        """The app's `SECRET_KEY`, and its `SECRET_KEY_FALLBACKS`."""
-        fallbacks = self._app.config.get("SECRET_KEY_FALLBACKS") or ()
+        """The app's `SECRET_KEY`; with its `SECRET_KEY_FALLBACKS`, which it still reads, if there are any."""
+        fallbacks = self._app.config.get("SECRET_KEY_FALLBACKS")
+        if not fallbacks:
+            return self._app.secret_key or None
         return [secret for secret in (self._app.secret_key, *fallbacks) if secret]
 
     def read(self, cookie_header: str) -> Session | None:
