@@ -2,6 +2,7 @@
 
 Against a real tenant set `TENANT_ID`, `CLIENT_ID`, `CLIENT_SECRET` and `SECRET_KEY`, and register `BASE_URL`/redirect
 as a redirect URI. `python -m examples NAME` sets all of it for the embedded provider.
+Another API than Microsoft Graph is named by `API_URL` and `SCOPES`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CLIENT_ID, CLIENT_SECRET = os.environ["CLIENT_ID"], os.environ["CLIENT_SECRET"]
 SECRET_KEY = os.environ["SECRET_KEY"]
 BASE_URL = os.environ.get("BASE_URL", "http://localhost:5000")
 API_URL = os.environ.get("API_URL", "https://graph.microsoft.com/v1.0/me")
-SCOPES = ["User.Read"]
+SCOPES = os.environ.get("SCOPES", "User.Read").split()
 
 # What MSAL, and `identity`, are told of the provider.
 AUTHORITY: dict[str, str]

@@ -18,6 +18,9 @@ Flavour = Literal["entra", "generic"]
 
 ROOT = Path(__file__).parents[1]
 
+# What `examples/environment.py` reads and `running` does not set: of a tenant, not of the embedded provider.
+OF_A_TENANT = {"TENANT_ID", "AUTHORITY", "OIDC_AUTHORITY", "SCOPES"}
+
 
 @dataclass(frozen=True)
 class Example:
@@ -107,11 +110,7 @@ def running(
         if flavour == "entra":
             authority = {"AUTHORITY": provider.entra.authority}
         environment = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if name not in ("TENANT_ID", "OIDC_AUTHORITY")
-            },
+            **{name: value for name, value in os.environ.items() if name not in OF_A_TENANT},
             **authority,
             **dict(example.environment),
             "CLIENT_ID": client.client_id,

@@ -50,7 +50,13 @@ class Story:
         cookies = "; ".join(f"{c.name}={c.value}" for c in self.browser.cookies if c.host == "localhost")
         tokens = self.provider.alive_refresh_tokens(self.alice)
         assert self.found(tokens), "her tokens are not where they are looked for"
+        assert "The API says" in self.stolen("/api", cookies).text, "a copy of no use"
         return cookies, tokens
+
+    def stolen(self, path, cookies):
+        """What a thief gets, who has a copy of her cookies."""
+        headers = {"Cookie": cookies}
+        return requests.get(f"{self.app.url}{path}", headers=headers, allow_redirects=False, timeout=10)
 
     def found(self, tokens):
         contents = [path.read_bytes() for path in self.folder.rglob("*") if path.is_file()]
@@ -59,9 +65,7 @@ class Story:
     def assert_signed_out(self, cookies, tokens):
         """Alice is nobody with these cookies, as a thief has them, her tokens are gone; and Bob is still signed in."""
         for path in ("/", "/api"):
-            answer = requests.get(
-                f"{self.app.url}{path}", headers={"Cookie": cookies}, allow_redirects=False, timeout=10
-            )
+            answer = self.stolen(path, cookies)
             assert "The API says" not in answer.text
             assert self.alice.name not in answer.text
         assert self.found(tokens) == set()
@@ -83,8 +87,10 @@ def test_example_signs_in_calls_its_api_and_signs_out_in_every_way(provider, tmp
         assert browser.click("Sign out").url == f"{app.url}{EXAMPLES[name].home}"
         story.assert_signed_out(*known)
         assert not provider.sessions(alice)
+        assert "idp.localhost" in browser.open(f"{app.url}/api").url  # she is asked to sign in
 
         story.sign_in(alice, browser)
+        assert "The API says" not in story.stolen("/api", known[0]).text  # an old copy stays dead
         known = story.known()
         (session,) = provider.sessions(alice)
         if flavour == "entra":
@@ -95,6 +101,19 @@ def test_example_signs_in_calls_its_api_and_signs_out_in_every_way(provider, tmp
             assert provider.post_logout_token(app.client, token).status == 200
         story.assert_signed_out(*known)
         story.sign_in(alice, browser)  # within the same session of the provider: at once
+        assert "The API says" not in story.stolen("/api", known[0]).text
+
+
+def test_tenant_of_the_environment_is_not_asked_instead_of_the_embedded_provider(
+    provider, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TENANT_ID", "contoso.example")
+    monkeypatch.setenv("AUTHORITY", "https://elsewhere.example/contoso")
+    monkeypatch.setenv("SCOPES", "orders/.default")
+    with running(EXAMPLES["flask_msal"], provider, tmp_path, flavour="generic") as app:
+        answer = requests.get(f"{app.url}/login", allow_redirects=False, timeout=30)
+    assert "idp.localhost" in answer.headers["Location"]
+    assert "User.Read" in answer.headers["Location"]
 
 
 def test_each_example_is_listed():
