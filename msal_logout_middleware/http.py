@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast, get_args
 from urllib.parse import parse_qsl
 
 Header = tuple[str, str]
@@ -130,6 +130,23 @@ class Cookie:
     http_only: bool = True
     same_site: SameSite | None = None
     partitioned: bool = False
+
+    @classmethod
+    def set_by(cls, set_cookie: str) -> Cookie:
+        """Return the cookie that a `Set-Cookie` value sets."""
+        pair, *rest = set_cookie.split(";")
+        split = [attribute.partition("=") for attribute in rest]
+        attributes = {name.strip().lower(): value.strip() for name, _, value in split}
+        same_site = attributes.get("samesite", "").title()
+        return cls(
+            name=pair.partition("=")[0].strip(),
+            path=attributes.get("path") or "/",
+            domain=attributes.get("domain") or None,
+            secure="secure" in attributes,
+            http_only="httponly" in attributes,
+            same_site=cast("SameSite", same_site) if same_site in get_args(SameSite) else None,
+            partitioned="partitioned" in attributes,
+        )
 
     def set(self, value: str, *, max_age_seconds: int) -> Header:
         """Return the `Set-Cookie` header that sets the cookie."""

@@ -67,6 +67,7 @@ EXTRAS: dict[str, set[str]] = {
     "sessions.flask": {"flask", "werkzeug"},
     "django_cache": {"django"},
     "sessions.asgi": {"starlette", "starsessions"},
+    "sessions.pyramid": {"pyramid", "webob"},
     "stores.redis": {"redis", "valkey"},
     "stores.sqlalchemy": {"sqlalchemy"},
     "testing": {"cryptography", "jwt", "multipart", "pytest", "starlette", "trustme", "uvicorn"},

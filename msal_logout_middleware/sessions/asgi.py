@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from .._drive import run
 from ..errors import StoreError
-from ..http import Cookie, SameSite
+from ..http import Cookie
 from ..layers import keeps_sessions
 from ..session import Session
 from .presets import ClaimsAt, claims_finder
@@ -279,27 +279,11 @@ def _learn_cookies(options: Options, root_path: str) -> tuple[Cookie, ...]:
         raise TypeError("the session middleware cannot be asked for its cookies; give cookies=") from error
     headers = [header for message in sent for header in message.get("headers", ())]
     cookies = tuple(
-        _cookie(value.decode("latin-1")) for name, value in headers if name.lower() == b"set-cookie"
+        Cookie.set_by(value.decode("latin-1")) for name, value in headers if name.lower() == b"set-cookie"
     )
     if not cookies:
         raise TypeError("the session middleware set no cookie when it was asked to; give cookies=")
     return cookies
-
-
-def _cookie(set_cookie: str) -> Cookie:
-    pair, *rest = set_cookie.split(";")
-    split = [attribute.partition("=") for attribute in rest]
-    attributes = {name.strip().lower(): value.strip() for name, _, value in split}
-    same_site = attributes.get("samesite", "").title()
-    return Cookie(
-        name=pair.partition("=")[0].strip(),
-        path=attributes.get("path") or "/",
-        domain=attributes.get("domain") or None,
-        secure="secure" in attributes,
-        http_only="httponly" in attributes,
-        same_site=cast("SameSite", same_site) if same_site in ("Lax", "Strict", "None") else None,
-        partitioned="partitioned" in attributes,
-    )
 
 
 def _scope(

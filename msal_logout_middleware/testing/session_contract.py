@@ -149,7 +149,11 @@ class SessionContract:
     @_story
     async def test_forged_cookie_is_no_session(self, site: SessionSite, forge: Callable[[str], str]) -> None:
         name, _, value = (await site.visit({"user": dict(CLAIMS)})).partition("=")
-        assert await _read(site, f"{name}={forge(value)}") is None
+        forged = f"{name}={forge(value)}"
+        app_reads = _own(await settle(site.contents(forged)))  # WebOb ignores what is no base64
+        session = await _read(site, forged)
+        assert (_own(session.contents) if session else {}) == app_reads
+        assert session is None or app_reads
 
     @_story
     async def test_cookie_of_another_app_is_no_session(self, site: SessionSite) -> None:
@@ -185,12 +189,10 @@ class SessionContract:
     async def test_malformed_neighbour_hides_no_session_that_the_app_reads(
         self, site: SessionSite, header: str
     ) -> None:
-        contents = {"user": dict(CLAIMS)}
-        cookies = header.format(await site.visit(contents))
-        assert _own(await settle(site.contents(cookies))) == contents
+        cookies = header.format(await site.visit({"user": dict(CLAIMS)}))
+        app_reads = _own(await settle(site.contents(cookies)))
         session = await _read(site, cookies)
-        assert session is not None
-        assert session.claims == CLAIMS
+        assert (_own(session.contents) if session else {}) == app_reads
 
     @_story
     async def test_header_of_100_kilobytes_hides_no_session(self, site: SessionSite) -> None:
