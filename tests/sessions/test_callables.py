@@ -388,6 +388,9 @@ def test_error_of_a_function_is_passed_on() -> None:
     def fail(_: str) -> None:
         raise ConnectionRefusedError
 
+    for asked in ({"read": fail}, {"session_id": fail, "load": nothing, "delete": nothing}):
+        with pytest.raises(ConnectionRefusedError):
+            CallableSession(cookies=["sid"], **asked).read("x")  # type: ignore[arg-type]
     session = CallableSession(cookies=["sid"], session_id=str.strip, load=fail, delete=fail)
     for ask in (session.read, session.load, session.delete):
         with pytest.raises(ConnectionRefusedError):
