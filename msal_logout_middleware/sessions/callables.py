@@ -11,7 +11,7 @@ from itsdangerous import BadData
 from .._drive import MaybeAwaitable, run, settle
 from ..errors import StoreError
 from ..http import Cookie
-from ..session import Session
+from ..session import Secrets, Session
 from .presets import ClaimsAt, claims_finder
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class CallableSession:
         load: Takes an id, and returns what is kept under it; `None` if nothing is. It changes nothing.
         delete: Takes an id, and deletes what is kept under it, if anything is.
         claims: Where the ID token claims are: a key, a callable, or `None` for the known places.
-        secret: The app's own secret, from which `Logout(secret=...)` is derived by default.
+        secret: The app's own secret, from which `Logout(secret=...)` is derived by default; of several the first signs.
 
     Raises:
         TypeError: An argument is not of the kind that is needed, or they do not go together.
@@ -54,7 +54,7 @@ class CallableSession:
         load: Callable[[str], MaybeAwaitable[Contents | None]] | None = None,
         delete: Callable[[str], MaybeAwaitable[object]] | None = None,
         claims: ClaimsAt = None,
-        secret: str | bytes | None = None,
+        secret: Secrets = None,
     ) -> None:
         functions = {"read": read, "session_id": session_id, "load": load, "delete": delete}
         given = {name: function for name, function in functions.items() if function is not None}
@@ -86,6 +86,10 @@ class CallableSession:
         self._load = load
         self._delete = delete
         self._find_claims = claims_finder(claims)
+
+    def __repr__(self) -> str:
+        """Name the cookies."""
+        return f"CallableSession({', '.join(cookie.name for cookie in self.cookies)})"
 
     def read(self, cookie_header: str) -> MaybeAwaitable[Session | None]:
         """Return the session that a `Cookie` header leads to.

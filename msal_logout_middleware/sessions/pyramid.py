@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 try:
@@ -87,6 +88,14 @@ class PyramidSession:
         self._given_cookies = cookies
         self._kind_memo: tuple[_Factory, _Kind] | None = None
         self._cookies_memo: tuple[_Factory, tuple[Cookie, ...]] | None = None
+
+    def __repr__(self) -> str:
+        """Name the session factory, if it is there already."""
+        with suppress(ValueError):
+            factory = self._factory()
+            name = str(getattr(factory, "__qualname__", type(factory).__qualname__)).partition(".<locals>")[0]
+            return f"PyramidSession({getattr(factory, '__module__', '')}.{name})"
+        return "PyramidSession()"
 
     @property
     def cookies(self) -> tuple[Cookie, ...]:
