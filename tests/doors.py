@@ -97,7 +97,8 @@ class WsgiDoor:
             data = b"".join(chunks)
         finally:
             chunks.close()
-        return Answer(answer[0], answer[1], data)
+        # Blanks around a value are no part of it (RFC 9110, 5.5); Django begins its cookies with one.
+        return Answer(answer[0], [(name, value.strip()) for name, value in answer[1]], data)
 
 
 class AsgiDoor:
