@@ -129,9 +129,19 @@ class Configuration:
         is_ours = self.provider.issued(str(claims.get("iss")), claims.get("tid")) is not False
         return known_session(self.seal, session, cache_key=cache_key, sid=sid, is_ours=is_ours)
 
+    @property
+    def more_cookies(self) -> tuple[Cookie, ...]:
+        """What else signs the user in, and goes with the session's cookies: what is known, and what was named."""
+        return tuple(dict.fromkeys((*getattr(self.session, "remember_cookies", ()), *self.delete_cookies)))
+
+    @property
+    def all_cookies(self) -> tuple[Cookie, ...]:
+        """The session's cookies, and those that go with them."""
+        return (*self.session.cookies, *self.more_cookies)
+
     def deletion_headers(self) -> tuple[Header, ...]:
-        """Return the headers that delete the session's cookies, and those that the user named."""
-        return tuple(cookie.delete() for cookie in (*self.session.cookies, *self.delete_cookies))
+        """Return the headers that delete the session's cookies, and those that go with them."""
+        return tuple(cookie.delete() for cookie in self.all_cookies)
 
     def sets_session(self, name: str, value: str) -> bool:
         """Tell whether a header of the app's sets, or deletes, a cookie of the session."""
@@ -140,10 +150,8 @@ class Configuration:
         )
 
     def signs_in(self, name: str, value: str) -> bool:
-        """Tell whether a header of the app's sets, or deletes, a cookie of the session or one that the user named."""
-        return name.lower() == "set-cookie" and any(
-            cookie.is_set_by(value) for cookie in (*self.session.cookies, *self.delete_cookies)
-        )
+        """Tell whether a header of the app's sets, or deletes, a cookie of the session or one that goes with it."""
+        return name.lower() == "set-cookie" and any(cookie.is_set_by(value) for cookie in self.all_cookies)
 
     async def tell(self, event: Event) -> None:
         """Log an event and hand it to `on_event`, whose failures harm nobody."""

@@ -91,5 +91,4 @@ def _is_meant(config: Configuration, session: Session, sid: str | None, iss: str
 
 def _deletions(config: Configuration) -> tuple[Header, ...]:
     # In an iframe of another site's page browsers heed no other.
-    cookies = (*config.session.cookies, *config.delete_cookies)
-    return tuple(replace(cookie, same_site="None", secure=True).delete() for cookie in cookies)
+    return tuple(replace(cookie, same_site="None", secure=True).delete() for cookie in config.all_cookies)

@@ -155,7 +155,7 @@ class Gate:
         if not dead:
             return visit
         if visit.seen is None:  # what else would sign the user in again goes as well
-            for cookie in self._config.delete_cookies:
+            for cookie in self._config.more_cookies:
                 dead += session_cookies(cookie_header, (cookie.name,))
         return replace(visit, dead=tuple(dead), plain=False)
 
@@ -348,7 +348,7 @@ class Gate:
         await self._config.tell(StoreUnreachable(said))
 
     def _deletions(self, unless_set: Sequence[Header] = ()) -> list[Header]:
-        """Return what deletes the session's cookies, and those that the user named, unless the app sets them anew."""
+        """Return what deletes the session's cookies, and those that go with them, unless the app sets them anew."""
         if any(self._config.sets_session(name, value) for name, value in unless_set):
             return []
         return list(self._config.deletion_headers())

@@ -47,7 +47,8 @@ class SessionReader(Protocol):
     """How one framework's sessions are read and deleted, through that framework's own code.
 
     Its methods are all plain functions or all coroutine functions. One whose sessions are all in the cookie may have
-    the attribute `server_side = False`, which spares looking for others.
+    the attribute `server_side = False`, which spares looking for others. One that knows cookies by which the app signs
+    a user in again may have `remember_cookies`, of the kind of `cookies`: they are deleted and cut out with these.
     """
 
     @property

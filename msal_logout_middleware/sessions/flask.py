@@ -78,6 +78,23 @@ class FlaskSession:
         return (cookie,)
 
     @property
+    def remember_cookies(self) -> tuple[Cookie, ...]:
+        """The cookie by which Flask-Login signs a user in again, where the app has it."""
+        if getattr(self._app, "login_manager", None) is None:  # where Flask-Login puts itself
+            return ()
+        config = self._app.config
+        same_site = config.get("REMEMBER_COOKIE_SAMESITE")
+        cookie = Cookie(
+            name=config.get("REMEMBER_COOKIE_NAME", "remember_token"),
+            path=config.get("REMEMBER_COOKIE_PATH", "/"),
+            domain=config.get("REMEMBER_COOKIE_DOMAIN"),
+            secure=bool(config.get("REMEMBER_COOKIE_SECURE")),
+            http_only=config.get("REMEMBER_COOKIE_HTTPONLY", True),
+            same_site=cast("SameSite", same_site.title()) if same_site else None,
+        )
+        return (cookie,)
+
+    @property
     def server_side(self) -> bool:
         """Whether a session is kept on the server, under an id in the cookie."""
         return not isinstance(self._app.session_interface, SecureCookieSessionInterface)
