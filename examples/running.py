@@ -64,6 +64,7 @@ EXAMPLES = {
         Example(
             "fastapi_msal", "examples.fastapi_msal:app", "uvicorn", "FastAPI, Starlette's signed cookie, MSAL"
         ),
+        Example("pyramid_msal", "examples.pyramid_msal:app", "gunicorn", "Pyramid, its signed cookie, MSAL"),
     )
 }
 

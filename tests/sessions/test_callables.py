@@ -364,6 +364,7 @@ def test_name_of_a_cookie_stands_for_a_plain_one() -> None:
     session = CallableSession(cookies=["a", Cookie("b", secure=True)], read=nothing, secret=SECRET)
     assert session.cookies == (Cookie("a"), Cookie("b", secure=True))
     assert session.secret == SECRET
+    assert repr(session) == "CallableSession(a, b)"
     assert not session.server_side
     assert not session.is_async
 

@@ -15,7 +15,9 @@ from pyramid.events import NewRequest
 from pyramid.session import SignedCookieSessionFactory
 from pyramid_beaker import BeakerSessionFactoryConfig
 from pyramid_session_redis import RedisSessionFactory
+from werkzeug.middleware.proxy_fix import ProxyFix
 
+from msal_logout_middleware import Logout, MemoryStore, Provider
 from msal_logout_middleware.errors import StoreError
 from msal_logout_middleware.http import Cookie
 from msal_logout_middleware.sessions.pyramid import PyramidSession
@@ -26,6 +28,7 @@ from msal_logout_middleware.testing.session_contract import (
     SessionSite,
     cookie_header,
 )
+from msal_logout_middleware.wsgi import LogoutMiddleware
 
 from ..stores.servers import Server, serving
 from .pyramid_sites import (
@@ -265,6 +268,26 @@ def test_cookies_are_learnt_without_a_record_in_redis(server: Server) -> None:
     session = PyramidSession(RedisSessionFactory(secret=SECRET, redis_client_callable=away))
     assert session.cookies == (Cookie("session"),)
     assert away.stored() == {}
+
+
+@pytest.mark.parametrize("wrap", [lambda app: app, ProxyFix], ids=["as it is", "behind ProxyFix"])
+def test_session_of_a_wrapped_app_is_found(wrap: Callable[[Any], Any]) -> None:
+    app = pyramid_app(SignedCookieSessionFactory(SECRET))
+    logout = Logout(
+        provider=Provider.entra("contoso.onmicrosoft.com", "00001111-aaaa-2222-bbbb-3333cccc4444"),
+        store=MemoryStore(),
+        post_logout_redirect_uri="https://app.example/",
+    )
+    LogoutMiddleware(wrap(app), logout)
+    session = logout.configuration.session
+    assert repr(session) == "PyramidSession(pyramid.session.BaseCookieSessionFactory)"
+    assert session.secret == SECRET
+
+
+def test_repr_names_what_keeps_the_sessions() -> None:
+    assert repr(PyramidSession(Configurator().registry)) == "PyramidSession()"
+    redis = PyramidSession(RedisSessionFactory(secret=SECRET))
+    assert repr(redis) == "PyramidSession(pyramid_session_redis.RedisSessionFactory)"
 
 
 def test_module_without_pyramid_says_what_to_install() -> None:
