@@ -32,13 +32,22 @@ GIVEN = {
     "CLIENT_SECRET": "the client's secret",
     "SECRET_KEY": "a secret of the app, which stays the same",
 }
+WARNINGS = [
+    *("-W", "error"),
+    # Those of Pyramid and WebOb, when they are imported.
+    *("-W", "ignore:'cgi' is deprecated:DeprecationWarning"),
+    *("-W", "ignore:pkg_resources is deprecated:UserWarning"),
+    *("-W", "ignore:Deprecated call to `pkg_resources:DeprecationWarning"),
+]
 OPENING = re.compile(r"^(?P<indent> *)(?P<fence>```+) *python\b")
 NOT_RUN = re.compile(r"^ *<!-- not run: .+ -->$")
 RUNNER = """
-import ast, inspect, sys
+import ast, inspect, sys, types
 source, page, given = sys.stdin.read(), sys.argv[1], ast.literal_eval(sys.argv[2])
 code = compile(source, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-running = eval(code, {"__name__": "page", **given})
+module = sys.modules["page"] = types.ModuleType("page")  # Pyramid looks there for whoever calls it
+module.__dict__.update(given)
+running = eval(code, module.__dict__)
 if inspect.iscoroutine(running):
     import anyio
 
@@ -71,7 +80,7 @@ def program(page: str, *, run: bool = True) -> str:
 def run_page(name: str, page: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the program of a page in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", RUNNER, name, repr(GIVEN)],
+        [sys.executable, *WARNINGS, "-c", RUNNER, name, repr(GIVEN)],
         input=program(page),
         cwd=folder,
         capture_output=True,
