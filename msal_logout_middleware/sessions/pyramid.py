@@ -28,7 +28,7 @@ _PyramidSession = Any
 _Factory = Callable[[Any], _PyramidSession]
 
 # In every session of Beaker's, also in one that begins just now; some say when it is read.
-_BEAKERS_OWN = frozenset({"_accessed_time", "_creation_time", "_domain", "_id", "_path"})
+_BEAKERS_OWN = frozenset({"_accessed_time", "_creation_time", "_domain", "_expires", "_id", "_path"})
 
 
 class _Kind(Protocol):
