@@ -123,6 +123,13 @@ def test_deletion_repeats_every_attribute_that_the_cookie_is_set_with(cookie: Co
     assert f"Path={cookie.path}" in attributes
 
 
+@pytest.mark.parametrize("cookie", COOKIES, ids=lambda cookie: cookie.name)
+def test_cookie_is_known_by_the_header_that_sets_it(cookie: Cookie) -> None:
+    set_cookie = cookie.set("a=b", max_age_seconds=60)[1]
+    assert Cookie.set_by(set_cookie) == cookie
+    assert Cookie.set_by(f" {set_cookie.lower()}").same_site == cookie.same_site
+
+
 def test_deleted_cookie_is_empty_and_long_expired() -> None:
     parsed = SimpleCookie(Cookie("session", same_site="Lax").delete()[1])["session"]
     assert (parsed.value, parsed["max-age"], parsed["samesite"]) == ("", "0", "Lax")

@@ -34,8 +34,11 @@ from msal_logout_middleware import (
 from msal_logout_middleware.caches import TokenCaches
 from msal_logout_middleware.django_cache import InDjangoCache
 from msal_logout_middleware.events import Channel, Event
+from msal_logout_middleware.session import SessionReader
 from msal_logout_middleware.sessions.asgi import ASGISession
+from msal_logout_middleware.sessions.callables import CallableSession
 from msal_logout_middleware.sessions.flask import FlaskSession
+from msal_logout_middleware.sessions.pyramid import PyramidSession
 from msal_logout_middleware.stores import Loaded, TokenCacheStore
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.redis import RedisStore
@@ -148,3 +151,24 @@ async def administrator(logout: Logout) -> None:
     assert_type(await logout.acount_sessions(oid="o", tid="t"), int)
     ended = await logout.aend_sessions(oid="o", tid="t")
     assert_type(ended.complete, bool)
+
+
+async def _load(session_id: str) -> dict[str, str] | None:
+    return {"id": session_id}
+
+
+async def _delete(session_id: str) -> None:
+    return None
+
+
+async def _session_id(cookie_header: str) -> str | None:
+    return cookie_header
+
+
+def any_sessions() -> None:
+    readers: list[SessionReader] = [
+        PyramidSession(object(), claims="me", cookies=(Cookie("session"),)),
+        CallableSession(cookies=["session"], read=lambda header: {"user": header}, secret=[b"new", "old"]),
+        CallableSession(cookies=[Cookie("sid")], session_id=_session_id, load=_load, delete=_delete),
+    ]
+    assert_type(readers[0].cookies, tuple[Cookie, ...])
