@@ -30,13 +30,12 @@ ALICE = claims_of("alice", nonce="1")
 
 @pytest.fixture(scope="session")
 def django_caches():
-    """Django's caches, as settings configure them."""
-    from django.conf import settings
-
-    if not settings.configured:
-        locmem = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
-        settings.configure(CACHES={"default": locmem, "tokens": {**locmem, "LOCATION": "tokens"}})
+    """Django's caches, as the settings of the project have them."""
     from django.core.cache import caches
+
+    from . import django_project
+
+    assert django_project.settings.configured
 
     return caches
 

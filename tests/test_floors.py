@@ -66,6 +66,7 @@ CORE = {"anyio", "cryptography", "itsdangerous", "jwt", "msal", "requests"}
 EXTRAS: dict[str, set[str]] = {
     "sessions.flask": {"flask", "werkzeug"},
     "django_cache": {"django"},
+    "sessions.django": {"django"},
     "sessions.asgi": {"starlette", "starsessions"},
     "sessions.pyramid": {"pyramid", "webob"},
     "stores.redis": {"redis", "valkey"},

@@ -37,6 +37,9 @@ from msal_logout_middleware.events import Channel, Event
 from msal_logout_middleware.session import SessionReader
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.callables import CallableSession
+from msal_logout_middleware.session import Session, SessionReader
+from msal_logout_middleware.sessions.asgi import ASGISession
+from msal_logout_middleware.sessions.django import DjangoSession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.sessions.pyramid import PyramidSession
 from msal_logout_middleware.stores import Loaded, TokenCacheStore
@@ -135,6 +138,14 @@ def caches_that_the_app_has() -> None:
     )
     caches = InDjangoCache("default", cache_key=lambda claims: str(claims["sub"]), timeout_seconds=60)
     print(caches)
+
+
+def sessions_of_django() -> None:
+    reader: SessionReader = DjangoSession(claims="account")
+    assert_type(
+        DjangoSession(claims=lambda contents: contents["account"]).read("sessionid=x"), Session | None
+    )
+    print(reader)
 
 
 def small_app() -> Logout:

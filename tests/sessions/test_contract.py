@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ from msal_logout_middleware.testing.session_contract import (
     SessionSite,
 )
 
+from ..stores.servers import Server
+from . import django_sites
 from .sites import Memcached, Store, asgi_site, directory_gone, files, flask_app, flask_site
 
 COOKIE: dict[str, Any] = {
@@ -191,3 +193,30 @@ class TestASGIServerSide(ServerSideSessionContract):
     @pytest.fixture(params=ASGI_SERVER_SIDE.values(), ids=ASGI_SERVER_SIDE)
     def site(self, request: pytest.FixtureRequest) -> SessionSite:
         return request.param()
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("asgi", [False, True], ids=["WSGI", "ASGI"])
+class TestDjangoCookies(CookieSessionContract):
+    @pytest.fixture(params=[{}, django_sites.COOKIE], ids=["signed_cookies", "signed_cookies, every option"])
+    def site(self, request: pytest.FixtureRequest, tmp_path: Path, asgi: bool) -> Iterator[SessionSite]:
+        with django_sites.opened(django_sites.in_cookies(tmp_path, **request.param), asgi=asgi) as site:
+            yield site
+
+
+@pytest.mark.parametrize("asgi", [False, True], ids=["WSGI", "ASGI"])
+class TestDjango(ServerSideSessionContract):
+    @pytest.fixture(params=[*django_sites.ENGINES, "cache, Redis"])
+    def site(self, request: pytest.FixtureRequest, tmp_path: Path, asgi: bool) -> Iterator[SessionSite]:
+        if request.param == "cache, Redis":
+            engine = django_sites.in_redis(tmp_path, request.getfixturevalue("redis_server"))
+        else:
+            engine = django_sites.ENGINES[request.param](tmp_path / "sessions")
+        with django_sites.opened(engine, asgi=asgi) as site:
+            yield site
