@@ -36,6 +36,7 @@ settings.configure(
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"],
     LOGGING_CONFIG=None,
+    AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.ModelBackend"],
     MIDDLEWARE=[
         "django.contrib.sessions.middleware.SessionMiddleware",
         "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -46,11 +47,12 @@ settings.configure(
 )
 django.setup()
 
+from django.contrib.auth import get_user_model, login, logout  # noqa: E402 - Django's settings come first
 from django.contrib.sessions.backends import file  # noqa: E402 - Django's settings come first
 from django.contrib.sessions.models import Session  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.db import connections  # noqa: E402
-from django.http import HttpRequest, HttpResponse, JsonResponse  # noqa: E402
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse  # noqa: E402
 from django.test import override_settings  # noqa: E402
 from django.urls import path  # noqa: E402
 
@@ -101,9 +103,23 @@ def databases() -> Iterator[None]:
 
 # Its views
 
+SITE: Any = None  # the site of `tests.sites` whose app this is at the moment
+
 
 def sign_in(request: HttpRequest) -> HttpResponse:
-    request.session.update(json.loads(request.body))
+    if "claims" in request.POST:
+        request.session["user"] = json.loads(request.POST["claims"])
+    else:
+        request.session.update(json.loads(request.body))
+    return HttpResponse()
+
+
+def log_in(request: HttpRequest) -> HttpResponse:
+    """Sign in as Django's own authentication does: under a new id."""
+    claims = json.loads(request.POST["claims"])
+    user, _ = get_user_model().objects.get_or_create(username=claims["sub"])
+    login(request, user)
+    request.session["user"] = claims
     return HttpResponse()
 
 
@@ -111,4 +127,35 @@ def contents(request: HttpRequest) -> HttpResponse:
     return JsonResponse(dict(request.session.items()))
 
 
-urlpatterns = [path("sign-in", sign_in), path("contents", contents)]
+def me(request: HttpRequest) -> HttpResponse:
+    return JsonResponse({"user": request.session.get("user")})
+
+
+def does(request: HttpRequest, name: str) -> HttpResponse:
+    return JsonResponse(SITE.does[name](request.session) or {})
+
+
+def stream(_request: HttpRequest, name: str) -> HttpResponse:
+    return StreamingHttpResponse(SITE.does[name](None))
+
+
+def logout_view(request: HttpRequest) -> HttpResponse:
+    SITE.calls.append(f"{request.method} {(request.session.get('user') or {}).get('sub')}")
+    logout(request)
+    return HttpResponse("the app's own")
+
+
+def index(request: HttpRequest) -> HttpResponse:
+    return JsonResponse({"query": request.META["QUERY_STRING"], "form": request.body.decode("latin-1")})
+
+
+urlpatterns = [
+    path("sign-in", sign_in),
+    path("log-in", log_in),
+    path("contents", contents),
+    path("me", me),
+    path("does/<name>", does),
+    path("stream/<name>", stream),
+    path("logout", logout_view),
+    path("", index),
+]

@@ -84,7 +84,8 @@ class Site:
         """Wrap the app once more, as another worker does; by default it shares the store and the sessions."""
         logout = Logout(**(self.options | options))
         if self.is_asgi:
-            return logout, AsgiDoor(asgi.LogoutMiddleware(self.app, logout))
+            any_case = "Django" in self.kind
+            return logout, AsgiDoor(asgi.LogoutMiddleware(self.app, logout), any_case=any_case)
         return logout, WsgiDoor(wsgi.LogoutMiddleware(self.app, logout))
 
     def chunks(self):
@@ -102,7 +103,7 @@ class Site:
 
     @property
     def is_asgi(self):
-        return "star" in self.kind
+        return "star" in self.kind or "ASGI" in self.kind
 
     @property
     def is_server_side(self):
