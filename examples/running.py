@@ -65,6 +65,16 @@ EXAMPLES = {
             "fastapi_msal", "examples.fastapi_msal:app", "uvicorn", "FastAPI, Starlette's signed cookie, MSAL"
         ),
         Example("pyramid_msal", "examples.pyramid_msal:app", "gunicorn", "Pyramid, its signed cookie, MSAL"),
+        Example(
+            "django_msal", "examples.django_msal:app", "gunicorn", "Django, sessions in its database, MSAL"
+        ),
+        Example(
+            "django_identity",
+            "examples.django_identity:app",
+            "uvicorn",
+            "Django behind ASGI, sessions in files, Microsoft's identity",
+            home="/bye",
+        ),
     )
 }
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import zlib
+from base64 import urlsafe_b64decode
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +25,15 @@ def provider():
     # A host of its own, as in real life: cookies of the app must not be the provider's.
     with EmbeddedProvider(browser_host="idp.localhost") as provider, provider.trusted():
         yield provider
+
+
+def unpacked(content):
+    """What is in a file, and in what Django has compressed there."""
+    found = content
+    for packed in re.findall(rb"\.([A-Za-z0-9_-]{16,}):", content):
+        with suppress(ValueError, zlib.error):
+            found += zlib.decompress(urlsafe_b64decode(packed + b"=" * (-len(packed) % 4)))
+    return found
 
 
 class Story:
@@ -59,7 +71,7 @@ class Story:
         return requests.get(f"{self.app.url}{path}", headers=headers, allow_redirects=False, timeout=10)
 
     def found(self, tokens):
-        contents = [path.read_bytes() for path in self.folder.rglob("*") if path.is_file()]
+        contents = [unpacked(path.read_bytes()) for path in self.folder.rglob("*") if path.is_file()]
         return {token for token in tokens if any(token.encode() in content for content in contents)}
 
     def assert_signed_out(self, cookies, tokens):
