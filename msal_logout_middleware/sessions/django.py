@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
 
 from ..errors import StoreError
 from ..http import Cookie, SameSite
-from ..session import Session
+from ..session import Secrets, Session
 from .presets import ClaimsAt, claims_finder
 
 T = TypeVar("T")
@@ -84,10 +84,9 @@ class DjangoSession:
         return self.server_side
 
     @property
-    def secret(self) -> str | bytes | None:
-        """The project's `SECRET_KEY`."""
-        secret: str | bytes | None = settings.SECRET_KEY
-        return secret or None
+    def secret(self) -> Secrets:
+        """The project's `SECRET_KEY`, and its `SECRET_KEY_FALLBACKS`, which it still reads."""
+        return tuple(one for one in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS) if one)
 
     def read(self, cookie_header: str) -> Session | None:
         """Return the session that a `Cookie` header leads to; of a repeated cookie Django takes the last.

@@ -141,7 +141,7 @@ class TestReading:
             cookie = f"sessionid={saved()}"
             with in_force(SECRET_KEY="a new secret", SECRET_KEY_FALLBACKS=["a secret of at least 16 bytes"]):
                 assert SESSION.read(cookie).claims == CLAIMS
-                assert SESSION.secret == "a new secret"
+                assert SESSION.secret == ("a new secret", "a secret of at least 16 bytes")
             with in_force(SECRET_KEY="a new secret"):
                 session = SESSION.read(cookie)
                 assert session is None or session.claims is None
