@@ -19,14 +19,17 @@ from django.utils.html import format_html
 
 from examples.environment import API_URL, BASE_URL, SCOPES, SECRET_KEY, msal_arguments, provider
 from msal_logout_middleware import Logout, SQLiteStore
-from msal_logout_middleware.wsgi import LogoutMiddleware
 
 # settings.py
 settings.configure(
     ALLOWED_HOSTS=["*"],
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "django_msal.sqlite3"}},
     INSTALLED_APPS=["django.contrib.sessions"],  # in the database, as Django has it by default
-    MIDDLEWARE=["django.contrib.sessions.middleware.SessionMiddleware"],
+    MIDDLEWARE=[
+        "msal_logout_middleware.django.LogoutMiddleware",  # before all others
+        "django.contrib.sessions.middleware.SessionMiddleware",
+    ],
+    MSAL_LOGOUT=f"{__name__}:logout",
     ROOT_URLCONF=__name__,
     SECRET_KEY=SECRET_KEY,
     SESSION_COOKIE_NAME="django_msal",
@@ -85,10 +88,12 @@ def token_for(user: dict[str, Any]) -> str | None:
 # urls.py
 urlpatterns = [path("", home), path("login", login), path("redirect", signed_in), path("api", api)]
 
-# wsgi.py
+# logout.py
 logout = Logout(
     provider=provider(),
     store=SQLiteStore("django_msal.db"),
     post_logout_redirect_uri=f"{BASE_URL}/",
 )
-app = LogoutMiddleware(get_wsgi_application(), logout)
+
+# wsgi.py
+app = get_wsgi_application()

@@ -6,10 +6,11 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-# Where apps and middlewares keep what they call: Flask, Quart, most others, asgiref, Litestar, Werkzeug, OpenTelemetry.
+# Where apps and middlewares keep what they call: Flask, Quart, most others, asgiref, Litestar, Werkzeug, OpenTelemetry,
+# and Django with its middlewares.
 _INNER = (
     *("wsgi_app", "asgi_app", "app", "application", "wsgi_application"),
-    *("asgi_handler", "_app", "wsgi", "__wrapped__"),
+    *("asgi_handler", "_app", "wsgi", "_middleware_chain", "__wrapped__", "get_response"),
 )
 _MOST = 100
 

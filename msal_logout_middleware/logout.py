@@ -40,7 +40,7 @@ CacheKey = Callable[[Claims], str]
 SiteData = Literal["cache", "cookies", "storage", "executionContexts", "*"]
 
 _METHODS = ("GET", "POST")
-_DOORS = tuple(f"{__package__}.{door}.LogoutMiddleware" for door in ("asgi", "wsgi"))
+_DOORS = tuple(f"{__package__}.{door}.LogoutMiddleware" for door in ("asgi", "wsgi", "django"))
 _DAY_SECONDS = 24 * 3600.0
 _STORE_METHODS = (
     *("load", "replace", "add", "join", "get", "find", "end", "take", "finish", "marks_since", "generation"),

@@ -58,6 +58,7 @@ FLOORS: dict[str, set[str]] = {
         "upkeep",
     },
     "doors": {"", "asgi", "wsgi"},  # "" is the package's root, which only names what is below it
+    "a framework's own door": {"django"},  # which drives those
     "around the house": {"cli", "testing"},
 }
 HEIGHT = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
@@ -65,6 +66,7 @@ HEIGHT = {room: height for height, rooms in enumerate(FLOORS.values()) for room 
 CORE = {"anyio", "cryptography", "itsdangerous", "jwt", "msal", "requests"}
 EXTRAS: dict[str, set[str]] = {
     "sessions.flask": {"flask", "werkzeug"},
+    "django": {"asgiref", "django"},
     "django_cache": {"django"},
     "sessions.django": {"django"},
     "sessions.asgi": {"starlette", "starsessions"},

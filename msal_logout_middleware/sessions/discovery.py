@@ -24,7 +24,10 @@ _READERS = (
     ("pyramid", "PyramidSession", ("pyramid.router.Router",)),
     ("asgi", "ASGISession", ("starlette.applications.Starlette",)),
 )
-_DJANGO = ("django.core.handlers.wsgi.WSGIHandler", "django.core.handlers.asgi.ASGIHandler")
+_DJANGO = (
+    *("django.core.handlers.wsgi.WSGIHandler", "django.core.handlers.asgi.ASGIHandler"),
+    *("msal_logout_middleware.django.WSGIProject", "msal_logout_middleware.django.ASGIProject"),
+)
 
 
 def find_session(app: object, *, claims: ClaimsAt = None) -> SessionReader:

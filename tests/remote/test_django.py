@@ -7,11 +7,13 @@ from contextlib import ExitStack
 from threading import Thread
 
 import pytest
+from django.conf import settings
 from django.contrib.sessions.backends import db, file
 from django.core.asgi import get_asgi_application
 from django.core.cache import caches
 from django.core.wsgi import get_wsgi_application
 
+from msal_logout_middleware import Logout
 from msal_logout_middleware.sessions.django import DjangoSession
 from tests import django_project
 from tests.django_project import in_force
@@ -32,16 +34,28 @@ def django_app(site):
     return app, session, {} if session.server_side else None
 
 
-@pytest.fixture(params=["WSGI", "ASGI"])
+class SiteBySetting(Site):
+    """A project whose settings list the middleware, and whose `wsgi.py` and `asgi.py` know nothing of it."""
+
+    def worker(self, **options):
+        logout = Logout(**(self.options | options))
+        middleware = ["msal_logout_middleware.django.LogoutMiddleware", *settings.MIDDLEWARE]
+        with in_force(MIDDLEWARE=middleware, MSAL_LOGOUT=logout):
+            app = get_asgi_application() if self.is_asgi else get_wsgi_application()
+        return logout, AsgiDoor(app, any_case=True) if self.is_asgi else WsgiDoor(app)
+
+
+@pytest.fixture(params=["WSGI", "ASGI", "WSGI by setting", "ASGI by setting"])
 def make(request, tmp_path):
     """What makes a site of a Django project with an engine."""
     with django_project.databases(), ExitStack() as exits:
 
-        def make(engine, **settings):
-            exits.enter_context(in_force(**ENGINES[engine](tmp_path / "sessions")[0], **settings))
+        def make(engine, **more):
+            exits.enter_context(in_force(**ENGINES[engine](tmp_path / "sessions")[0], **more))
             if "cache" in engine:
                 caches["default"].clear()
-            return Site(f"Django, {request.param}, {engine}", django_app).build()
+            kind = SiteBySetting if "setting" in request.param else Site
+            return kind(f"Django, {request.param}, {engine}", django_app).build()
 
         yield make
 
