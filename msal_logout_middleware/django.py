@@ -297,7 +297,7 @@ def _environ(request: Any, held: _Held) -> dict[str, Any]:
 
 
 def _headers(response: Any) -> list[Header]:
-    cookies = [("Set-Cookie", cookie.output(header="").strip()) for cookie in response.cookies.values()]
+    cookies = [("Set-Cookie", cookie.OutputString()) for cookie in response.cookies.values()]
     return [*response.items(), *cookies]
 
 
@@ -328,7 +328,7 @@ def _write(response: Any, status: int, headers: Iterable[Header]) -> None:
         if response.headers.get(name) != value:
             response.headers[name] = value
     for key, cookie in list(response.cookies.items()):
-        text = cookie.output(header="").strip()
+        text = cookie.OutputString()
         if text in cookies:
             cookies.remove(text)
         else:
@@ -350,8 +350,8 @@ class _SentCookie(Morsel[str]):
             for attribute, said in SimpleCookie(text).get(name, {}).items():
                 self[attribute] = said
 
-    def output(self, attrs: object = None, header: str = "Set-Cookie:") -> str:
-        return f"{header} {self._text}"
+    def OutputString(self, attrs: object = None) -> str:  # noqa: N802 - http.cookies' name
+        return self._text
 
 
 def _write_nothing(_data: bytes) -> None:

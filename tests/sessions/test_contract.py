@@ -210,13 +210,14 @@ class TestDjangoCookies(CookieSessionContract):
             yield site
 
 
-@pytest.mark.parametrize("asgi", [False, True], ids=["WSGI", "ASGI"])
 class TestDjango(ServerSideSessionContract):
-    @pytest.fixture(params=[*django_sites.ENGINES, "cache, Redis"])
-    def site(self, request: pytest.FixtureRequest, tmp_path: Path, asgi: bool) -> Iterator[SessionSite]:
-        if request.param == "cache, Redis":
+    # Behind ASGI the app is another; what reads its sessions is not.
+    @pytest.fixture(params=[*django_sites.ENGINES, "cache, Redis", "db, ASGI", "file, ASGI"])
+    def site(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SessionSite]:
+        name, asgi = request.param.removesuffix(", ASGI"), request.param.endswith(", ASGI")
+        if name == "cache, Redis":
             engine = django_sites.in_redis(tmp_path, request.getfixturevalue("redis_server"))
         else:
-            engine = django_sites.ENGINES[request.param](tmp_path / "sessions")
+            engine = django_sites.ENGINES[name](tmp_path / "sessions")
         with django_sites.opened(engine, asgi=asgi) as site:
             yield site
