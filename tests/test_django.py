@@ -352,3 +352,50 @@ class TestClients:
             assert (await client.get("/me")).json()["user"] is None
 
         asyncio.run(story())
+
+
+class Waits:
+    """A view, in effect, that waits for ever; it says what has become of it."""
+
+    sync_capable = False
+    async_capable = True
+    story: list[str] = []  # noqa: RUF012 - the test's
+
+    def __init__(self, get_response):
+        markcoroutinefunction(self)
+
+    async def __call__(self, _request):
+        self.story.append("begun")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.story.append("cancelled")
+            raise
+
+
+@pytest.mark.parametrize("serve", ["ASGI"], indirect=True)
+def test_view_hears_that_its_client_has_gone(serve, logout):
+    Waits.story.clear()
+    app = serve(logout, after=[f"{__name__}.Waits"]).site.app
+
+    async def story():
+        begun = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive():
+            if begun:
+                return begun.pop()
+            while not Waits.story:
+                await asyncio.sleep(0)
+            return {"type": "http.disconnect"}
+
+        async def send(_message):
+            raise AssertionError("an answer to nobody")
+
+        scope = {"type": "http", "method": "GET", "path": "/me", "headers": [], "query_string": b""}
+        before = asyncio.all_tasks()
+        await app(scope, receive, send)
+        left = asyncio.all_tasks() - before
+        return [task for task in left if "keep_tidy" not in repr(task)]
+
+    assert asyncio.run(story()) == []
+    assert Waits.story == ["begun", "cancelled"]

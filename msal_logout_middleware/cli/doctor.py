@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .._drive import settle
+from .._drive import drive, settle
 from ..configuration import Configuration
 from ..errors import StoreError
 from ..http import Cookie
@@ -82,7 +82,7 @@ async def _session(config: Configuration) -> tuple[Sequence[Cookie], list[Findin
     """Return the session's cookies, and whether its engine answers."""
     try:
         cookies = config.session.cookies
-        await settle(config.session.load("msal-logout doctor"))
+        await drive(lambda _: _load(config), blocks=config.session_blocks)
     except (TypeError, ValueError) as error:  # ours, which say what to do
         return (), [Finding("session", "error", str(error), "see Sessions in the documentation")]
     except Exception as error:  # the engine's own, which may quote what it is connected with
@@ -91,6 +91,10 @@ async def _session(config: Configuration) -> tuple[Sequence[Cookie], list[Findin
         to_do = "see that this user reaches the app's sessions"
         return config.session.cookies, [Finding("session", "error", said, to_do)]
     return cookies, [Finding("session", "ok", "sessions can be read")]
+
+
+async def _load(config: Configuration) -> None:
+    await settle(config.session.load("msal-logout doctor"))
 
 
 async def _stores(config: Configuration) -> list[Finding]:

@@ -275,3 +275,42 @@ SQLiteStore = Noisy
     ran = msal_logout(good, "doctor", "shop:app", "--json")
     assert json.loads(ran.stdout)
     assert "loading" in ran.stderr
+
+
+DJANGO = """
+import django
+from django.conf import settings
+from django.core.management import call_command
+from django.core.wsgi import get_wsgi_application
+from msal_logout_middleware import Logout, Provider, SQLiteStore
+
+settings.configure(
+    DATABASES={{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "shop.sqlite3"}}}},
+    INSTALLED_APPS=["django.contrib.sessions"],
+    MIDDLEWARE=[
+        "msal_logout_middleware.django.LogoutMiddleware",
+        "django.contrib.sessions.middleware.SessionMiddleware",
+    ],
+    MSAL_LOGOUT="shop:logout",
+    ROOT_URLCONF="shop",
+    SECRET_KEY={secret!r},
+)
+django.setup()
+if {migrated}:
+    call_command("migrate", verbosity=0)
+logout = Logout(
+    provider=Provider.discover({url!r}, "shop"),
+    store=SQLiteStore("logout.db"),
+    post_logout_redirect_uri="https://shop.example.com/",
+)
+app = get_wsgi_application()
+"""
+
+
+@pytest.mark.parametrize(("migrated", "level"), [(True, "ok"), (False, "error")])
+def test_django_project_is_seen_through_its_settings(shop, provider, migrated, level):
+    source = DJANGO.format(secret=SECRET, url=provider.generic.oidc_authority, migrated=migrated)
+    (shop / "shop.py").write_text(source)
+    told = as_json(msal_logout(shop, "doctor", "shop:app", "--json"))
+    assert (levels(told)["middleware"], levels(told)["session"]) == ("ok", level)
+    assert told["found"]["session"] == "DjangoSession, on the server"
