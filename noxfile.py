@@ -20,6 +20,7 @@ EXTRAS = ".[flask,redis,sql,starlette,testing]"
 FRAMEWORKS = {
     "django-5.2": ("django==5.2.*",),
     "django-6.0": ("django==6.0.*",),
+    "django-6.1": ("django==6.1.*",),
     "flask-3.0": ("flask==3.0.*", "werkzeug==3.0.*"),
     "flask-3.1": ("flask==3.1.*",),
     "litestar-2.12": ("litestar==2.12.*",),
@@ -31,7 +32,8 @@ FRAMEWORKS = {
     "starlette-0.4x": ("starlette==0.46.*", "fastapi"),
     "starlette-1": ("starlette==1.*", "fastapi"),
 }
-NEEDS_PYTHON = {"django-6.0": "3.12"}
+NEEDS_PYTHON = {"django-6.0": "3.12", "django-6.1": "3.12"}
+TESTS = ("tests/sessions", "tests/examples", "tests/test_django.py", "tests/remote/test_django.py")
 
 
 @nox.session(python=PYTHONS)
@@ -49,7 +51,7 @@ def frameworks(session: nox.Session, versions: tuple[str, ...]) -> None:
     if str(session.python) < NEEDS_PYTHON.get(name, ""):
         session.skip(f"{name} needs Python {NEEDS_PYTHON[name]}")
     _install(session, *versions)
-    session.run("python", "-m", "pytest", "-n", "auto", "tests/sessions", "tests/examples", *session.posargs)
+    session.run("python", "-m", "pytest", "-n", "auto", *TESTS, *session.posargs)
 
 
 def _install(session: nox.Session, *versions: str) -> None:
