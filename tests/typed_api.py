@@ -34,11 +34,9 @@ from msal_logout_middleware import (
 from msal_logout_middleware.caches import TokenCaches
 from msal_logout_middleware.django_cache import InDjangoCache
 from msal_logout_middleware.events import Channel, Event
-from msal_logout_middleware.session import SessionReader
-from msal_logout_middleware.sessions.asgi import ASGISession
-from msal_logout_middleware.sessions.callables import CallableSession
 from msal_logout_middleware.session import Session, SessionReader
 from msal_logout_middleware.sessions.asgi import ASGISession
+from msal_logout_middleware.sessions.callables import CallableSession
 from msal_logout_middleware.sessions.django import DjangoSession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.sessions.pyramid import PyramidSession
