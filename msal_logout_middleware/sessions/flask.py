@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from copy import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from itsdangerous import BadData
@@ -19,15 +18,16 @@ except ModuleNotFoundError as error:
 
 from ..errors import StoreError
 from ..http import Cookie, SameSite
-from ..session import Secrets, Session
-from .presets import ClaimsAt, claims_finder
+from ..session import Session
+from ._interface import InterfaceSession
+from .presets import ClaimsAt
 
 if TYPE_CHECKING:
     from flask import Flask, Request
     from flask.sessions import SessionInterface
 
 
-class FlaskSession:
+class FlaskSession(InterfaceSession):
     """Reads and deletes the sessions of a Flask app through its `session_interface`.
 
     A session is server-side if the interface gives it a `sid`, as Flask-Session does. The app's configuration and
@@ -42,40 +42,16 @@ class FlaskSession:
         TypeError: `claims` is none of these.
     """
 
+    signed_cookies = SecureCookieSessionInterface
+    _app: Flask
+
     def __init__(self, app: Flask, *, claims: ClaimsAt = None) -> None:
-        if not hasattr(app, "session_interface"):
+        if not (hasattr(app, "session_interface") and hasattr(app, "wsgi_app")):
             raise TypeError(
-                "give FlaskSession the Flask app itself, not app.wsgi_app; for Starlette and FastAPI there is "
-                "ASGISession(app)"
+                "give FlaskSession the Flask app itself, not app.wsgi_app; for Quart there is QuartSession(app), for "
+                "Starlette and FastAPI ASGISession(app)"
             )
-        self._app = app
-        self._find_claims = claims_finder(claims)
-
-    def __repr__(self) -> str:
-        """Name the app, and what keeps its sessions."""
-        return f"FlaskSession({self._app.name!r}, by {type(self._app.session_interface).__name__})"
-
-    @property
-    def cookies(self) -> tuple[Cookie, ...]:
-        """The session cookie as the app's configuration has it now."""
-        app, interface = self._app, self._app.session_interface
-        same_site = interface.get_cookie_samesite(app)
-        # Flask 3.0 does not know the attribute.
-        partitioned = hasattr(interface, "get_cookie_partitioned") and interface.get_cookie_partitioned(app)
-        cookie = Cookie(
-            name=interface.get_cookie_name(app),
-            path=interface.get_cookie_path(app),
-            domain=interface.get_cookie_domain(app) or None,
-            secure=bool(interface.get_cookie_secure(app) or partitioned),  # as Werkzeug does
-            http_only=interface.get_cookie_httponly(app),
-            same_site=cast("SameSite", same_site.title()) if same_site else None,
-            partitioned=bool(partitioned),
-        )
-        if cookie.partitioned and not isinstance(interface, SecureCookieSessionInterface):
-            # Flask-Session 0.8 ignores the setting. Browsers keep partitioned cookies apart, so delete both.
-            secure = bool(interface.get_cookie_secure(app))
-            return replace(cookie, partitioned=False, secure=secure), cookie
-        return (cookie,)
+        super().__init__(app, claims=claims)
 
     @property
     def remember_cookies(self) -> tuple[Cookie, ...]:
@@ -93,19 +69,6 @@ class FlaskSession:
             same_site=cast("SameSite", same_site.title()) if same_site else None,
         )
         return (cookie,)
-
-    @property
-    def server_side(self) -> bool:
-        """Whether a session is kept on the server, under an id in the cookie."""
-        return not isinstance(self._app.session_interface, SecureCookieSessionInterface)
-
-    @property
-    def secret(self) -> Secrets:
-        """The app's `SECRET_KEY`; with its `SECRET_KEY_FALLBACKS`, which it still reads, if there are any."""
-        fallbacks = self._app.config.get("SECRET_KEY_FALLBACKS")
-        if not fallbacks:
-            return self._app.secret_key or None
-        return [secret for secret in (self._app.secret_key, *fallbacks) if secret]
 
     def read(self, cookie_header: str) -> Session | None:
         """Return the session that a `Cookie` header leads to; of a repeated cookie Flask takes the first.
@@ -159,16 +122,7 @@ class FlaskSession:
                 opened = interface.open_session(self._app, request)
             except (BadData, ValueError):  # authentic, but not decodable: the app cannot use it either
                 return None
-        if opened is None:  # no SECRET_KEY
-            return None
-        contents = dict(opened)
-        session_id: str | None = getattr(opened, "sid", None)
-        if session_id is None and not contents:
-            return None
-        # For a cookie that leads nowhere Flask-Session starts a new session, under a new random id.
-        if session_id is not None and cookie != session_id and not cookie.startswith(f"{session_id}."):
-            return None
-        return Session(id=session_id, claims=self._find_claims(contents), contents=contents)
+        return self._session(opened, cookie)
 
     def _request(self, cookie_header: str) -> Request:
         # A header's characters are Latin-1 (PEP 3333); what is not cannot be part of a session cookie.

@@ -6,6 +6,7 @@ import functools
 import logging
 
 import pytest
+import quart
 from asgiref.wsgi import WsgiToAsgi
 from beaker.middleware import SessionMiddleware as SessionMiddlewareOfBeaker
 from fastapi import FastAPI
@@ -105,6 +106,34 @@ def test_flask_app_is_found_as_its_documentation_wraps_it():
 
 def test_flask_app_is_found_behind_an_adapter_to_asgi():
     signs_out(AsgiDoor(asgi.LogoutMiddleware(WsgiToAsgi(flask_app()), logout())))
+
+
+def quart_app():
+    app = quart.Quart("shop")
+    app.secret_key = SECRET
+
+    @app.get("/in")
+    async def sign_in():
+        quart.session["user"] = dict(claims_of("ada"))
+        return ""
+
+    @app.get("/")
+    async def home():
+        return quart.session.get("user", {}).get("sub", "nobody")
+
+    return app
+
+
+def test_quart_app_is_found():
+    app = quart_app()
+    signs_out(AsgiDoor(asgi.LogoutMiddleware(app, logout())))
+
+
+def test_quart_app_is_found_as_its_documentation_wraps_it():
+    app, found = quart_app(), logout()
+    app.asgi_app = asgi.LogoutMiddleware(app.asgi_app, found)
+    assert repr(found).startswith("Logout(session=QuartSession('shop', by SecureCookieSessionInterface)")
+    signs_out(AsgiDoor(app))
 
 
 SIGNED = Middleware(SessionMiddleware, secret_key=SECRET)
