@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import product
 from math import prod
+
+from .http import Cookie
 
 MOST_SESSIONS = 8
 
@@ -23,6 +25,25 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 # What every framework takes for more of the same cookie. Behind anything else some of them begin a new one.
 _MORE = r"[\w!#$%&'*+\-.^`|~=/?:@(){}<>]"
+
+
+class Names(tuple[str, ...]):
+    """The names of cookies. `in` knows all of their chunks as well, which are more than can be listed."""
+
+    _chunked: tuple[Cookie, ...] = ()
+
+    @classmethod
+    def of(cls, cookies: Iterable[Cookie]) -> Names:
+        """Return the names of these cookies, each once; a chunk's is left out where its cookie's own is there."""
+        cookies = tuple(cookies)
+        chunked = tuple(cookie for cookie in cookies if cookie.chunked)
+        own = (c.name for c in cookies if c.chunked or not any(each.is_named(c.name) for each in chunked))
+        names = cls(dict.fromkeys(own))
+        names._chunked = chunked
+        return names
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or any(cookie.is_named(str(name)) for cookie in self._chunked)
 
 
 def session_cookies(cookie_header: str, names: Sequence[str]) -> tuple[str, ...]:

@@ -22,12 +22,12 @@ from . import pages
 from ._drive import World, settle
 from .caches import Removed
 from .configuration import Configuration
-from .cookies import MOST_SESSIONS, hides_session, is_torn, session_cookies, without
+from .cookies import MOST_SESSIONS, Names, hides_session, is_torn, session_cookies, without
 from .ending import Outcome, Steps, Target, Work, end_sessions, look_again, put_off
 from .errors import LogoutError
 from .events import LogoutFailed, SessionRefused, StoreUnreachable
 from .exchange import COOKIE_NAME, Exchange
-from .http import Header, Response
+from .http import Header, Response, deletes
 from .learning import Learning
 from .memory import Memory, Seen, Visit, WorkerState
 from .session import Session
@@ -67,9 +67,9 @@ class Gate:
         return self._config.server_side or not self._config.guarded
 
     @cached_property
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> Names:
         """The names of the session's cookies."""
-        return tuple(dict.fromkeys(cookie.name for cookie in self._config.session.cookies))
+        return Names.of(self._config.session.cookies)
 
     # A request comes in
 
@@ -221,16 +221,13 @@ class Gate:
 
     async def _carried(self, visit: Visit, headers: Sequence[Header]) -> tuple[str, Session | Seen | None]:
         """Return the session that an answer carries, with its cookies: the chunks that it sets and those that stay."""
-        pairs = [
-            value.partition(";")[0].strip()
-            for name, value in headers
-            if self._config.sets_session(name, value)
-        ]
-        cookies = [pair for pair in pairs if pair.partition("=")[2].strip('"')]
+        sets = [value for name, value in headers if self._config.sets_session(name, value)]
+        cookies = [value.partition(";")[0].strip() for value in sets if not deletes(value)]
         if not cookies:
             return "", None
-        staying = set(self.names) - {_name(pair) for pair in pairs}
-        cookies = [*(pair for pair in visit.cookies.split("; ") if _name(pair) in staying), *cookies]
+        anew = {_name(value) for value in sets}
+        staying = [pair for pair in visit.cookies.split("; ") if _name(pair) in self.names]
+        cookies = [*(pair for pair in staying if _name(pair) not in anew), *cookies]
         return "; ".join(cookies), await self._session_in("; ".join(cookies), saved=True)
 
     async def _session_in(self, cookies: str, *, saved: bool = False) -> Session | Seen | None:

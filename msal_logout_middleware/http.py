@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
 from typing import Literal, cast, get_args
 from urllib.parse import parse_qsl
 
@@ -11,6 +14,9 @@ Header = tuple[str, str]
 SameSite = Literal["Lax", "Strict", "None"]
 
 MAXIMUM_BODY_BYTES = 64 * 1024  # of a request that is ours
+
+_CHUNK = re.compile(r"(?:-\d+)?", re.ASCII)
+_NUMBER = re.compile(r"-?\d{1,15}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,21 @@ class Response:
         return replace(self, headers=(*self.headers, *headers))
 
 
+def deletes(set_cookie: str) -> bool:
+    """Tell whether a `Set-Cookie` value deletes its cookie: it is empty, or its time is over (RFC 6265, 5.3)."""
+    pair, *rest = set_cookie.split(";")
+    if not pair.partition("=")[2].strip().strip('"'):
+        return True
+    split = [attribute.partition("=") for attribute in rest]
+    attributes = {name.strip().lower(): value.strip() for name, _, value in split}
+    if _NUMBER.fullmatch(attributes.get("max-age", "")):
+        return int(attributes["max-age"]) <= 0
+    try:
+        return parsedate_to_datetime(attributes.get("expires", "")).timestamp() <= time.time()
+    except (ValueError, OverflowError):  # not said, or not so that browsers read it
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Cookie:
     """A cookie's name and the attributes that it is set with, which its deletion must repeat.
@@ -121,6 +142,7 @@ class Cookie:
         http_only: `HttpOnly`.
         same_site: `SameSite`; `None` where the attribute is not sent.
         partitioned: `Partitioned` (CHIPS).
+        chunked: The framework also takes `name-0`, `name-1` and so on, of any number, for parts of it.
     """
 
     name: str
@@ -130,6 +152,7 @@ class Cookie:
     http_only: bool = True
     same_site: SameSite | None = None
     partitioned: bool = False
+    chunked: bool = field(default=False, compare=False)  # no attribute that browsers know
 
     @classmethod
     def set_by(cls, set_cookie: str) -> Cookie:
@@ -159,7 +182,13 @@ class Cookie:
 
     def is_set_by(self, set_cookie: str) -> bool:
         """Tell whether a `Set-Cookie` header sets (or deletes) this cookie."""
-        return set_cookie.partition("=")[0].strip() == self.name
+        return self.is_named(set_cookie.partition("=")[0].strip())
+
+    def is_named(self, name: str) -> bool:
+        """Tell whether a cookie of this name is this one, or a chunk of it."""
+        if not self.chunked or not name.startswith(self.name):
+            return name == self.name
+        return _CHUNK.fullmatch(name, len(self.name)) is not None
 
     def _attributes(self, pair: str) -> str:
         parts = [pair, f"Path={self.path}"]

@@ -6,7 +6,7 @@ from http.cookies import SimpleCookie
 
 import pytest
 
-from msal_logout_middleware.http import Cookie, Request, Response, cookie_pairs
+from msal_logout_middleware.http import Cookie, Request, Response, cookie_pairs, deletes
 
 
 def request(query: str = "", body: bytes | None = None, **headers: str) -> Request:
@@ -155,3 +155,46 @@ def test_cookie_lives_for_the_seconds_given() -> None:
 )
 def test_set_cookie_header_is_recognised_by_its_name(set_cookie: str, ours: bool) -> None:
     assert Cookie("session").is_set_by(set_cookie) is ours
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("session", True),
+        ("session-0", True),
+        ("session-007", True),
+        ("session-", False),
+        ("session-x", False),
+        ("session-1-2", False),
+        ("session1", False),
+        ("session-\u0661", False),
+        ("sess", False),
+        ("xsession-0", False),
+    ],
+)
+def test_chunk_of_any_number_is_of_a_cookie_in_chunks(name: str, ours: bool) -> None:
+    assert Cookie("session", chunked=True).is_named(name) is ours
+    assert Cookie("session", chunked=True).is_set_by(f"{name}=x; Path=/") is ours
+    assert Cookie("session").is_named(name) is (name == "session")
+
+
+@pytest.mark.parametrize(
+    ("set_cookie", "gone"),
+    [
+        ("session=x", False),
+        ("session=x; Path=/", False),
+        ("session=", True),
+        ('session=""; Path=/', True),
+        ("session=x; Max-Age=0", True),
+        ("session=x; max-age=-1", True),
+        ("session=x; Max-Age=60", False),
+        ("session=x; Max-Age=60; Expires=Thu, 01 Jan 1970 00:00:00 GMT", False),
+        ("session=x; Max-Age=; Expires=Thu, 01 Jan 1970 00:00:00 GMT", True),
+        ("session=null; expires=Thu, 01 Jan 1970 00:00:00 GMT", True),
+        ("session=x; Expires=Fri, 31 Dec 9998 23:59:59 GMT", False),
+        ("session=x; Expires=soon", False),
+        ("session=x; Expires=", False),
+    ],
+)
+def test_cookie_is_deleted_by_an_empty_value_or_by_a_time_that_is_over(set_cookie: str, gone: bool) -> None:
+    assert deletes(set_cookie) is gone
