@@ -71,6 +71,7 @@ EXTRAS: dict[str, set[str]] = {
     "sessions.django": {"django"},
     "sessions.asgi": {"starlette", "starsessions"},
     "sessions.pyramid": {"pyramid", "webob"},
+    "sessions.litestar": {"litestar"},
     "sessions.quart": {"hypercorn", "quart", "werkzeug"},
     "stores.redis": {"redis", "valkey"},
     "stores.sqlalchemy": {"sqlalchemy"},

@@ -161,12 +161,13 @@ class SessionContract:
     )
     @_story
     async def test_forged_cookie_is_no_session(self, site: SessionSite, forge: Callable[[str], str]) -> None:
-        name, _, value = (await site.visit({"user": dict(CLAIMS)})).partition("=")
+        contents = {"user": dict(CLAIMS)}
+        name, _, value = (await site.visit(contents)).partition("=")
         forged = f"{name}={forge(value)}"
-        app_reads = _own(await settle(site.contents(forged)))  # WebOb ignores what is no base64
+        app_reads = _own(await settle(site.contents(forged)))
+        assert app_reads in ({}, contents)  # some encodings pass over what is not of them
         session = await _read(site, forged)
         assert (_own(session.contents) if session else {}) == app_reads
-        assert session is None or app_reads
 
     @_story
     async def test_cookie_of_another_app_is_no_session(self, site: SessionSite) -> None:

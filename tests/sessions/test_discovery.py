@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import logging
 
+import litestar
 import pytest
 import quart
 from asgiref.wsgi import WsgiToAsgi
 from beaker.middleware import SessionMiddleware as SessionMiddlewareOfBeaker
 from fastapi import FastAPI
 from flask import Flask, session
+from litestar.middleware.session.client_side import CookieBackendConfig
+from litestar.middleware.session.server_side import ServerSideSessionConfig
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -134,6 +137,23 @@ def test_quart_app_is_found_as_its_documentation_wraps_it():
     app.asgi_app = asgi.LogoutMiddleware(app.asgi_app, found)
     assert repr(found).startswith("Logout(session=QuartSession('shop', by SecureCookieSessionInterface)")
     signs_out(AsgiDoor(app))
+
+
+def litestar_app(config):
+    @litestar.get("/in")
+    async def sign_in(request: litestar.Request) -> None:
+        request.session["user"] = dict(claims_of("ada"))
+
+    @litestar.get("/", media_type="text/plain")
+    async def home(request: litestar.Request) -> str:
+        return request.session.get("user", {}).get("sub", "nobody")
+
+    return litestar.Litestar([sign_in, home], middleware=[config.middleware], openapi_config=None)
+
+
+@pytest.mark.parametrize("config", [CookieBackendConfig(SECRET.encode()[:16]), ServerSideSessionConfig()])
+def test_litestar_app_is_found(config):
+    signs_out(AsgiDoor(asgi.LogoutMiddleware(litestar_app(config), logout(secret=SECRET))))
 
 
 SIGNED = Middleware(SessionMiddleware, secret_key=SECRET)
