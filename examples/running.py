@@ -74,6 +74,8 @@ EXAMPLES = {
             "uvicorn",
             "Django behind ASGI, sessions in files, Microsoft's identity",
             home="/bye",
+        Example(
+            "litestar_msal", "examples.litestar_msal:app", "uvicorn", "Litestar, its encrypted cookie, MSAL"
         ),
     )
 }

@@ -156,6 +156,13 @@ def test_litestar_app_is_found(config):
     signs_out(AsgiDoor(asgi.LogoutMiddleware(litestar_app(config), logout(secret=SECRET))))
 
 
+def test_litestar_app_is_found_as_its_documentation_wraps_it():
+    app, found = litestar_app(CookieBackendConfig(SECRET.encode()[:16])), logout()
+    app.asgi_handler = asgi.LogoutMiddleware(app.asgi_handler, found)
+    assert repr(found).startswith("Logout(session=LitestarSession(ClientSideSessionBackend)")
+    signs_out(AsgiDoor(app))
+
+
 SIGNED = Middleware(SessionMiddleware, secret_key=SECRET)
 
 
