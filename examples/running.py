@@ -75,6 +75,9 @@ EXAMPLES = {
             "Django behind ASGI, sessions in files, Microsoft's identity",
             home="/bye",
         Example(
+            "quart_msal", "examples.quart_msal:app", "uvicorn", "Quart, its signed cookie, MSAL in threads"
+        ),
+        Example(
             "litestar_msal", "examples.litestar_msal:app", "uvicorn", "Litestar, its encrypted cookie, MSAL"
         ),
     )
