@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starsessions import CookieStore, InMemoryStore
 from starsessions import SessionMiddleware as Starsessions
+from starsessions.stores.redis import RedisStore
 
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.testing.session_contract import (
@@ -28,6 +29,7 @@ from msal_logout_middleware.testing.session_contract import (
 
 from ..stores.servers import Server
 from . import django_sites
+from .quart_sites import asynchronous, emptied, nobody, records
 from .sites import Memcached, Store, asgi_site, directory_gone, files, flask_app, flask_site
 
 COOKIE: dict[str, Any] = {
@@ -151,6 +153,27 @@ def starsessions_cookie(**options: Any) -> SessionSite:
     )
 
 
+class AwayRedisStore(RedisStore):
+    """Its server may be away."""
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        client, self._connection = self._connection, nobody()
+        yield
+        self._connection = client
+
+
+def starsessions_redis(server: Server, **options: Any) -> SessionSite:
+    store = AwayRedisStore(connection=asynchronous(emptied(server, 7)))
+    other = RedisStore(connection=asynchronous(emptied(server, 8)))
+    return given(
+        Middleware(Starsessions, store=store, **options),
+        Middleware(Starsessions, store=other, **options),
+        stored=lambda: records(server, 7),
+        outage=store.outage,
+    )
+
+
 ASGI_COOKIES: dict[str, Callable[[], SessionSite]] = {
     "Starlette": lambda: given(*signed()),
     "Starlette, every option": lambda: given(
@@ -187,6 +210,18 @@ class TestASGI(CookieSessionContract):
     @pytest.fixture(params=ASGI_COOKIES.values(), ids=ASGI_COOKIES)
     def site(self, request: pytest.FixtureRequest) -> SessionSite:
         return request.param()
+
+
+ASGI_REDIS: dict[str, dict[str, Any]] = {
+    "starsessions, Redis": {},
+    "starsessions, Redis, every option": {"lifetime": 3600, "rolling": True, "cookie_name": "shop"},
+}
+
+
+class TestASGIRedis(ServerSideSessionContract):
+    @pytest.fixture(params=ASGI_REDIS.values(), ids=ASGI_REDIS)
+    def site(self, request: pytest.FixtureRequest, server: Server) -> SessionSite:
+        return starsessions_redis(server, **request.param)
 
 
 class TestASGIServerSide(ServerSideSessionContract):

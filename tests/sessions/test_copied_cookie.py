@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore:datetime.datetime.utcnow:DeprecationWarning"
     ),  # Flask-Session's SQLAlchemy
-    pytest.mark.filterwarnings("ignore:Call to deprecated setex"),  # quart-session and starsessions call it
+    pytest.mark.filterwarnings("ignore:Call to deprecated setex"),  # quart-session calls it
 ]
 
 

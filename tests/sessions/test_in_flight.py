@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore:datetime.datetime.utcnow:DeprecationWarning"
     ),  # Flask-Session's SQLAlchemy
-    pytest.mark.filterwarnings("ignore:Call to deprecated setex"),  # quart-session and starsessions call it
+    pytest.mark.filterwarnings("ignore:Call to deprecated setex"),  # quart-session calls it
 ]
 SERVER_SIDE = {name: kind for name, kind in KINDS.items() if kind.comes_back is not None}
 
