@@ -17,11 +17,17 @@ import anyio.to_thread
 import flask
 import flask_session
 import httpx
+import litestar
 import quart
 import quart_session
 import redis
 from cachelib import FileSystemCache
 from flask_sqlalchemy import SQLAlchemy
+from litestar.middleware.session.client_side import CookieBackendConfig
+from litestar.middleware.session.server_side import ServerSideSessionConfig
+from litestar.stores.file import FileStore
+from litestar.stores.memory import MemoryStore as LitestarMemoryStore
+from litestar.stores.redis import RedisStore as LitestarRedisStore
 from sqlalchemy.pool import NullPool
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -37,6 +43,7 @@ from werkzeug.test import Client
 from msal_logout_middleware import Logout, MemoryStore, Provider, asgi, wsgi
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
+from msal_logout_middleware.sessions.litestar import LitestarSession
 from msal_logout_middleware.sessions.quart import QuartSession
 
 from ..stores.servers import Server
@@ -234,6 +241,41 @@ def in_quart_redis(views: Views, _: Path, server: Server) -> Made:
     return in_quart(views, SESSION_TYPE="redis", SESSION_REDIS=client)
 
 
+def in_litestar(views: Views, config: Any, *, padding: int = 0, **stores: Any) -> Made:
+    @litestar.get("/in", media_type="text/plain")
+    async def sign_in(request: litestar.Request[Any, Any, Any]) -> str:
+        request.session["padding"] = "x" * padding
+        return views.sign_in(request.session, request.query_params["claims"])
+
+    @litestar.get("/who", media_type="text/plain")
+    async def who(request: litestar.Request[Any, Any, Any]) -> str:
+        return views.who(request.session)
+
+    @litestar.get("/hold", media_type="text/plain")
+    async def hold(request: litestar.Request[Any, Any, Any]) -> str:
+        return await views.hold_async(request.session)
+
+    handlers = [sign_in, who, hold]
+    app = litestar.Litestar(handlers, middleware=[config.middleware], stores=stores, openapi_config=None)
+    return Made(app, LitestarSession(app), is_asgi=True)
+
+
+def in_litestar_cookies(views: Views, padding: int = 0) -> Made:
+    return in_litestar(views, CookieBackendConfig(SECRET.encode()[:16]), padding=padding)
+
+
+def in_litestar_store(views: Views, store: Any) -> Made:
+    return in_litestar(views, ServerSideSessionConfig(), sessions=store)
+
+
+def in_litestar_files(views: Views, folder: Path, _: Server) -> Made:
+    return in_litestar_store(views, FileStore(folder))
+
+
+def in_litestar_redis(views: Views, _: Path, server: Server) -> Made:
+    return in_litestar_store(views, LitestarRedisStore(asynchronous(emptied(server, 7))))
+
+
 KINDS: dict[str, Kind] = {
     "Flask, signed cookie": Kind(lambda views, *_: in_flask(views)),
     "Flask-Session, files": Kind(in_flask_files, comes_back=True),
@@ -247,4 +289,11 @@ KINDS: dict[str, Kind] = {
     "starsessions, Redis": Kind(in_starsessions_redis, comes_back=True),
     "Quart, signed cookie": Kind(lambda views, *_: in_quart(views)),
     "quart-session, Redis": Kind(in_quart_redis, comes_back=False),
+    "Litestar, encrypted cookie": Kind(lambda views, *_: in_litestar_cookies(views)),
+    "Litestar, encrypted cookie in chunks": Kind(lambda views, *_: in_litestar_cookies(views, padding=9_000)),
+    "Litestar, memory": Kind(
+        lambda views, *_: in_litestar_store(views, LitestarMemoryStore()), comes_back=True
+    ),
+    "Litestar, files": Kind(in_litestar_files, comes_back=True),
+    "Litestar, Redis": Kind(in_litestar_redis, comes_back=True),
 }
