@@ -31,7 +31,7 @@ class InterfaceSession:
         """The session cookie as the app's configuration has it now."""
         app, interface = self._app, self._app.session_interface
         same_site = interface.get_cookie_samesite(app)
-        # Flask 3.0 does not know the attribute.
+        # Flask 3.0 and Quart 0.20 do not know the attribute.
         partitioned = hasattr(interface, "get_cookie_partitioned") and interface.get_cookie_partitioned(app)
         cookie = Cookie(
             name=interface.get_cookie_name(app),

@@ -341,7 +341,8 @@ def test_secret_that_was_rotated_out_still_finds_what_has_ended():
     rotated.config.update(SECRET_KEY="a new secret of some length", SECRET_KEY_FALLBACKS=[SECRET])
     bare = Browser(WsgiDoor(rotated))
     bare.cookies.update(stolen)
-    assert bare.get("/").text == "sub-of-ada"
+    is_known = "SECRET_KEY_FALLBACKS" in Flask.default_config  # since Flask 3.1
+    assert bare.get("/").text == ("sub-of-ada" if is_known else "nobody")
     rotated.wsgi_app = wsgi.LogoutMiddleware(rotated.wsgi_app, logout(store=store))
     after = Browser(WsgiDoor(rotated))
     after.cookies.update(stolen)

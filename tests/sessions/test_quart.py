@@ -113,7 +113,8 @@ def test_cookie_signed_with_a_fallback_secret_is_read_while_the_fallback_stands(
     app = quart_app(SECRET_KEY="the old secret")
     header = sign_in(app, user=dict(CLAIMS))
     app.config.update(SECRET_KEY="the new secret", SECRET_KEY_FALLBACKS=["the old secret"])
-    assert read(app, header) is not None
+    is_known = "SECRET_KEY_FALLBACKS" in quart.Quart.default_config  # since Quart 0.21
+    assert (read(app, header) is not None) == is_known
     assert QuartSession(app).secret == ["the new secret", "the old secret"]
     app.config.update(SECRET_KEY_FALLBACKS=None)
     assert QuartSession(app).secret == "the new secret"
@@ -140,11 +141,10 @@ def test_expired_cookie_is_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cookie_of_an_engine_that_ignores_partitioning_is_deleted_in_both_jars() -> None:
-    app = quart_app(SESSION_TYPE="redis", SESSION_COOKIE_PARTITIONED=True)
-    assert QuartSession(app).cookies == (
-        Cookie("session"),
-        Cookie("session", secure=True, partitioned=True),
-    )
+    session = QuartSession(quart_app(SESSION_TYPE="redis", SESSION_COOKIE_PARTITIONED=True))
+    partitioned = Cookie("session", secure=True, partitioned=True)
+    is_known = "SESSION_COOKIE_PARTITIONED" in quart.Quart.default_config  # since Quart 0.21
+    assert session.cookies == (Cookie("session"), *([partitioned] if is_known else []))
 
 
 def test_reading_behind_a_proxy_logs_nothing_of_an_address_that_is_missing(
