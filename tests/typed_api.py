@@ -8,6 +8,9 @@ from typing import assert_type
 from cachelib import FileSystemCache
 from fastapi import FastAPI
 from flask import Flask
+from litestar import Litestar
+from litestar.middleware.session.client_side import CookieBackendConfig
+from quart import Quart
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 
@@ -40,6 +43,8 @@ from msal_logout_middleware.sessions.callables import CallableSession
 from msal_logout_middleware.sessions.django import DjangoSession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.sessions.pyramid import PyramidSession
+from msal_logout_middleware.sessions.litestar import LitestarSession
+from msal_logout_middleware.sessions.quart import QuartSession
 from msal_logout_middleware.stores import Loaded, TokenCacheStore
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.redis import RedisStore
@@ -117,6 +122,30 @@ def fastapi_app() -> None:
     )
     app.add_middleware(asgi.LogoutMiddleware, logout=logout)
     assert_type(logout.token_cache({"sub": "x"}), StoredTokenCache)
+
+
+def quart_app() -> None:
+    app = Quart(__name__)
+    session = QuartSession(app, claims="account")
+    logout = Logout(
+        provider=Provider.entra("tenant", "client"),
+        session=session,
+        store=MemoryStore(),
+        post_logout_redirect_uri="https://app.example.com/",
+    )
+    app.asgi_app = asgi.LogoutMiddleware(app.asgi_app, logout)  # type: ignore[method-assign, assignment]
+
+
+def litestar_app() -> None:
+    config = CookieBackendConfig(secret=b"16 bytes, random")
+    app = Litestar([], middleware=[config.middleware])
+    logout = Logout(
+        provider=Provider.entra("tenant", "client"),
+        session=LitestarSession(app, config=config, claims=lambda contents: contents.get("me")),
+        store=MemoryStore(),
+        post_logout_redirect_uri="https://app.example.com/",
+    )
+    asgi.LogoutMiddleware(app, logout)
 
 
 async def keys_change() -> None:

@@ -88,7 +88,8 @@ class QuartSession(InterfaceSession):
                 return
             session.clear()  # modified and empty: that is what makes the interface delete the record
             session.sid, session.modified = session_id, True
-            await save_session(self._app, session, self._app.response_class())
+            response: Any = self._app.response_class()
+            await save_session(self._app, session, response)
         if await self.load(session_id) is not None:
             raise StoreError("the session engine still has a session that was deleted")
 
