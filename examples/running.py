@@ -74,6 +74,7 @@ EXAMPLES = {
             "uvicorn",
             "Django behind ASGI, sessions in files, Microsoft's identity",
             home="/bye",
+        ),
         Example(
             "quart_msal", "examples.quart_msal:app", "uvicorn", "Quart, its signed cookie, MSAL in threads"
         ),

@@ -42,8 +42,8 @@ from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.callables import CallableSession
 from msal_logout_middleware.sessions.django import DjangoSession
 from msal_logout_middleware.sessions.flask import FlaskSession
-from msal_logout_middleware.sessions.pyramid import PyramidSession
 from msal_logout_middleware.sessions.litestar import LitestarSession
+from msal_logout_middleware.sessions.pyramid import PyramidSession
 from msal_logout_middleware.sessions.quart import QuartSession
 from msal_logout_middleware.stores import Loaded, TokenCacheStore
 from msal_logout_middleware.stores.memory import MemoryStore
