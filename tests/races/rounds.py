@@ -12,14 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier as ProcessBarrier
-from typing import Literal
+from typing import Any, Literal
 
 import msal
 
 from msal_logout_middleware._drive import run
 from msal_logout_middleware.caches import InStore
-from msal_logout_middleware.stores.memory import MemoryStore
-from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.token_cache import StoredTokenCache
 
 from .token_endpoint import ANA, Endpoint, silent
@@ -27,7 +25,6 @@ from .token_endpoint import ANA, Endpoint, silent
 KEY = ANA.home_account_id
 TOKENS = ("AccessToken", "RefreshToken", "IdToken")
 
-Store = MemoryStore | SQLiteStore
 Barrier = threading.Barrier | ProcessBarrier
 Meeting = Callable[[], object]
 Point = Literal["while the provider is asked", "between answer and save"]
@@ -52,7 +49,7 @@ class Race:
     workers: int = 4
 
 
-def work(race: Race, number: int, open_store: Callable[[], Store], barrier: Barrier) -> None:
+def work(race: Race, number: int, open_store: Callable[[], Any], barrier: Barrier) -> None:
     """What one worker does, in a thread or a process: one request in each round."""
     try:
         store = open_store()
@@ -65,7 +62,7 @@ def work(race: Race, number: int, open_store: Callable[[], Store], barrier: Barr
         raise
 
 
-def _request(race: Race, number: int, store: Store, meet: Meeting) -> None:
+def _request(race: Race, number: int, store: Any, meet: Meeting) -> None:
     def ask(grant: str) -> None:
         if race.point == "while the provider is asked":
             meet()
@@ -88,12 +85,12 @@ def _request(race: Race, number: int, store: Store, meet: Meeting) -> None:
         _overwrite(store, cache.serialize().encode())
 
 
-def _overwrite(store: Store, data: bytes) -> None:
+def _overwrite(store: Any, data: bytes) -> None:
     while not store.replace(KEY, store.load(KEY).version, data):
         pass
 
 
-def lead(race: Race, store: Store, barrier: Barrier) -> int:
+def lead(race: Race, store: Any, barrier: Barrier) -> int:
     """Sign in and out in step with the workers; return in how many rounds something came back."""
     came_back = 0
     endpoint = Endpoint()
@@ -110,20 +107,20 @@ def lead(race: Race, store: Store, barrier: Barrier) -> int:
     return came_back
 
 
-def _sign_in(store: Store, endpoint: Endpoint) -> set[str]:
+def _sign_in(store: Any, endpoint: Endpoint) -> set[str]:
     with StoredTokenCache(store) as cache:
         endpoint.sign_in(cache, ANA)
     return _secrets(store)
 
 
-def _secrets(store: Store) -> set[str]:
+def _secrets(store: Any) -> set[str]:
     """Every token in the row, and whatever else is there of a user."""
     row = json.loads(store.load(KEY).data or b"{}")
     found = {entry["secret"] for kind in TOKENS for entry in row.get(kind, {}).values()}
     return found | {f"account {key}" for key in row.get("Account", {})}
 
 
-def in_threads(race: Race, store: Store) -> int:
+def in_threads(race: Race, store: Any) -> int:
     """Run a race between threads."""
     barrier = threading.Barrier(race.workers + 1)
     threads = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from functools import partial
-from pathlib import Path
 from typing import get_args
 
 import msal
@@ -16,10 +15,18 @@ from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 
 from .rounds import TOKENS, Point, Race, in_threads, lead, silent_in_thread, work
+from .stores import store_at
 from .token_endpoint import ANA, Endpoint
 
 POINTS = get_args(Point)
 ROUNDS = [2, pytest.param(200, marks=pytest.mark.soak)]
+ALL_STORES = ("sqlite", "valkey", "redis", "postgresql", "mariadb")
+BETWEEN_PROCESSES = [
+    ("sqlite", 2),
+    ("valkey", 2),
+    *(pytest.param(store, 2, marks=pytest.mark.matrix) for store in ("redis", "postgresql", "mariadb")),
+    *(pytest.param(store, 1_000, marks=pytest.mark.soak) for store in ALL_STORES),
+]
 
 each_point = pytest.mark.parametrize("point", POINTS)
 out_and_in = pytest.mark.parametrize("in_again", [False, True], ids=["signed out", "signed out and in again"])
@@ -50,26 +57,26 @@ def test_silent_calls_of_threads_bring_nothing_back_into_an_sqlite_store(point, 
     store.close()
 
 
-@each_length
+@pytest.mark.parametrize(("store", "rounds"), BETWEEN_PROCESSES)
 @out_and_in
 @each_point
-def test_silent_calls_of_processes_bring_nothing_back_into_an_sqlite_store(point, in_again, rounds, tmp_path):
+def test_silent_calls_of_processes_bring_nothing_back_into_a_store(point, in_again, store, rounds, url):
     guarded = Race(guarded=True, point=point, in_again=in_again, rounds=rounds, workers=3)
     naive = Race(guarded=False, point=point, in_again=in_again, rounds=2, workers=3)
-    assert in_processes([guarded, naive], tmp_path / "logout.db") == [0, naive.rounds]
+    assert in_processes([guarded, naive], url) == [0, naive.rounds]
 
 
-def in_processes(races: list[Race], path: Path) -> list[int]:
+def in_processes(races: list[Race], url: str) -> list[int]:
     """Run races between processes, each of which opens the store for itself."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(races[0].workers + 1)
     processes = [
-        context.Process(target=work_on_all, args=(races, number, path, barrier))
+        context.Process(target=work_on_all, args=(races, number, url, barrier))
         for number in range(races[0].workers)
     ]
     for process in processes:
         process.start()
-    store = SQLiteStore(path)
+    store = store_at(url)
     try:
         return [lead(race, store, barrier) for race in races]
     finally:
@@ -78,9 +85,9 @@ def in_processes(races: list[Race], path: Path) -> list[int]:
             process.join(60)
 
 
-def work_on_all(races: list[Race], number: int, path: Path, barrier) -> None:
+def work_on_all(races: list[Race], number: int, url: str, barrier) -> None:
     for race in races:
-        work(race, number, partial(SQLiteStore, path), barrier)
+        work(race, number, partial(store_at, url), barrier)
 
 
 @each_length

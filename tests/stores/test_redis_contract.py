@@ -1,4 +1,4 @@
-"""`RedisStore` keeps the contract with each client, plain and asyncio, of one server and of a cluster."""
+"""`RedisStore` keeps the contract with each client, plain and asyncio, of one server, of a cluster, and of Redis itself."""
 
 from __future__ import annotations
 
@@ -110,6 +110,39 @@ class TestRedisClusterAsyncio(OfCluster, Asynchronous):
     client = "redis.asyncio.cluster.RedisCluster"
 
 
+class OfRedisItself:
+    @pytest.fixture
+    def server(self, redis_server: Server) -> Server:
+        return redis_server
+
+
+class OfRedisClusterItself:
+    @pytest.fixture
+    def server(self, redis_primaries: list[Server]) -> Server:
+        return redis_primaries[0]
+
+
+@pytest.mark.matrix
+class TestRedisItself(OfRedisItself, Plain):
+    client = "redis.Redis"
+
+
+@pytest.mark.matrix
+class TestRedisItselfAsyncio(OfRedisItself, Asynchronous):
+    client = "redis.asyncio.Redis"
+    options: ClassVar = {"decode_responses": True, "protocol": 3}
+
+
+@pytest.mark.matrix
+class TestRedisItselfByValkeysClient(OfRedisItself, Plain):
+    client = "valkey.Valkey"
+
+
+@pytest.mark.matrix
+class TestRedisClusterItself(OfRedisClusterItself, Plain):
+    client = "redis.cluster.RedisCluster"
+
+
 class TestEncrypted(TokenCacheStoreContract):
     @pytest.fixture
     def store(self, server: Server):
@@ -160,6 +193,16 @@ class TestRowsOfRedisThatDecodes(Rows):
 @pytest.mark.matrix
 class TestRowsOfValkey(Rows):
     client = "valkey.Valkey"
+
+
+@pytest.mark.matrix
+class TestRowsOfRedisItself(OfRedisItself, Rows):
+    client = "redis.Redis"
+
+
+@pytest.mark.matrix
+class TestRowsOfRedisClusterItself(OfRedisClusterItself, Rows):
+    client = "redis.cluster.RedisCluster"
 
 
 @pytest.mark.matrix
