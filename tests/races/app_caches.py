@@ -9,28 +9,26 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.synchronize import Barrier as ProcessBarrier
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msal
 from cachelib import FileSystemCache
+from django.core.cache.backends.filebased import FileBasedCache
 
 from msal_logout_middleware._drive import run, settle
 from msal_logout_middleware.app_cache import InAppCache
 from msal_logout_middleware.caches import InStore, TokenCaches, home_account_id
-from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.token_cache import StoredTokenCache
 
+from .stores import LONG_SECONDS, store_at
 from .token_endpoint import ANA, Endpoint, silent
 
 KEY = ANA.home_account_id
-LONG_SECONDS = 60
-
 Barrier = threading.Barrier | ProcessBarrier
-How = Literal["removed once", "removed again when the requests return", "refused by compare-and-swap"]
 
 
 class Place(Protocol):
@@ -45,12 +43,14 @@ class Place(Protocol):
 
     def has_tokens(self) -> bool: ...
 
+    def close(self) -> None: ...
+
 
 class InFiles:
-    """The load and save that samples show, over a cachelib cache in files, which processes share."""
+    """The load and save that samples show, over a cache in files, which processes share."""
 
-    def __init__(self, folder: Path) -> None:
-        self.cache = FileSystemCache(str(folder / "cachelib"), threshold=0)
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
         self.caches: TokenCaches = InAppCache(self.cache, cache_key=home_account_id)
 
     def request(self, endpoint: Endpoint) -> None:
@@ -70,12 +70,23 @@ class InFiles:
     def has_tokens(self) -> bool:
         return self.cache.get(KEY) is not None
 
+    def close(self) -> None:
+        pass
 
-class InSQLite:
-    """Our token cache, over our store."""
 
-    def __init__(self, folder: Path) -> None:
-        self.store = SQLiteStore(folder / "logout.db", busy_timeout_seconds=LONG_SECONDS)
+def in_cachelibs_files(folder: str) -> Place:
+    return InFiles(FileSystemCache(f"{folder}/cachelib", threshold=0))
+
+
+def in_djangos_files(folder: str) -> Place:
+    return InFiles(FileBasedCache(f"{folder}/django", {"timeout": None, "max_entries": 1_000}))
+
+
+class InOurStore:
+    """Our token cache, over one of our stores with compare-and-swap."""
+
+    def __init__(self, url: str) -> None:
+        self.store = store_at(url)
         self.caches: TokenCaches = InStore(self.store)
 
     def request(self, endpoint: Endpoint) -> None:
@@ -89,59 +100,63 @@ class InSQLite:
     def has_tokens(self) -> bool:
         return self.store.load(KEY).data is not None
 
+    def close(self) -> None:
+        self.store.close()
+
 
 @dataclass(frozen=True)
 class Race:
     """Which race is run.
 
     Args:
-        how: What is done against what comes late.
+        place: Opens the place where token caches are, in each worker for itself.
+        where: What `place` is given.
         rounds: How often.
+        removes_again: Whether the sign-out removes once more when a request returns, as the middleware does.
         workers: How many requests at the same time.
         longest_answer_seconds: How long the provider takes, at most; each answer of a round takes another time.
     """
 
-    how: How
+    place: Callable[[str], Place]
+    where: str
     rounds: int
+    removes_again: bool = False
     workers: int = 3
     longest_answer_seconds: float = 0.004
 
-    def place(self, folder: Path) -> Place:
-        return InSQLite(folder) if self.how == "refused by compare-and-swap" else InFiles(folder)
 
-
-def work(race: Race, number: int, folder: Path, barrier: Barrier) -> None:
+def work(race: Race, number: int, barrier: Barrier) -> None:
     """What one worker does, in a thread or a process: one request in each round, as the gate leads it."""
     try:
-        place = race.place(folder)
-        for turn in range(race.rounds):
-            share = (turn * race.workers + number) % 17 / 16
-            endpoint = Endpoint(
-                partial(_answer_after, share * race.longest_answer_seconds), f"worker{number}-{turn}-"
-            )
-            barrier.wait(LONG_SECONDS)  # signed in
-            place.request(endpoint)
-            if race.how == "removed again when the requests return":
-                remove(place)
-            barrier.wait(LONG_SECONDS)  # all requests have returned, and so has the logout
-            barrier.wait(LONG_SECONDS)  # counted
+        with closing(race.place(race.where)) as place:
+            for turn in range(race.rounds):
+                share = (turn * race.workers + number) % 17 / 16
+                endpoint = Endpoint(
+                    partial(_answer_after, share * race.longest_answer_seconds), f"worker{number}-{turn}-"
+                )
+                barrier.wait(LONG_SECONDS)  # signed in
+                place.request(endpoint)
+                if race.removes_again:
+                    remove(place)
+                barrier.wait(LONG_SECONDS)  # all requests have returned, and so has the logout
+                barrier.wait(LONG_SECONDS)  # counted
     except BaseException:
         barrier.abort()
         raise
 
 
-def lead(race: Race, folder: Path, barrier: Barrier) -> int:
+def lead(race: Race, barrier: Barrier) -> int:
     """Sign in and out in step with the workers; return in how many rounds tokens are there at the end."""
-    place = race.place(folder)
     came_back = 0
-    for turn in range(race.rounds):
-        place.sign_in(Endpoint(prefix=f"sign-in{turn}-"))
-        barrier.wait(LONG_SECONDS)
-        remove(place)
-        barrier.wait(LONG_SECONDS)
-        came_back += place.has_tokens()
-        remove(place)
-        barrier.wait(LONG_SECONDS)
+    with closing(race.place(race.where)) as place:
+        for turn in range(race.rounds):
+            place.sign_in(Endpoint(prefix=f"sign-in{turn}-"))
+            barrier.wait(LONG_SECONDS)
+            remove(place)
+            barrier.wait(LONG_SECONDS)
+            came_back += place.has_tokens()
+            remove(place)
+            barrier.wait(LONG_SECONDS)
     return came_back
 
 
@@ -157,13 +172,13 @@ def _answer_after(seconds: float, _grant: str) -> None:
     time.sleep(seconds)
 
 
-def in_workers(race: Race, folder: Path, barrier: Barrier, start: Callable[..., Any]) -> int:
+def in_workers(race: Race, barrier: Barrier, start: Callable[..., Any]) -> int:
     """Run a race between threads or processes."""
-    workers = [start(target=work, args=(race, number, folder, barrier)) for number in range(race.workers)]
+    workers = [start(target=work, args=(race, number, barrier)) for number in range(race.workers)]
     for worker in workers:
         worker.start()
     try:
-        return lead(race, folder, barrier)
+        return lead(race, barrier)
     except BaseException:
         barrier.abort()
         raise

@@ -19,7 +19,7 @@ from .stores import store_at
 from .token_endpoint import ANA, Endpoint
 
 POINTS = get_args(Point)
-ROUNDS = [2, pytest.param(200, marks=pytest.mark.soak)]
+ROUNDS = [2, pytest.param(1_000, marks=pytest.mark.soak)]
 ALL_STORES = ("sqlite", "valkey", "redis", "postgresql", "mariadb")
 BETWEEN_PROCESSES = [
     ("sqlite", 2),
