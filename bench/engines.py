@@ -11,6 +11,7 @@ whole sign-outs, called by `sid`, among more and more signed-in users. Ends with
 # ruff: noqa: D102, D103
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -145,7 +146,10 @@ class OfPostgreSQL:
         store.add(next(records), sign_in=True)  # makes the tables
         with closing(self._engine.raw_connection()) as connection:
             while some := list(islice(records, FILLED_AT_ONCE)):
-                rows = [(r.handle, r.session, "[]", r.issued_at, r.data, r.expires_at) for r in some]
+                rows = [
+                    (r.handle, r.session, "[]", r.issued_at, r.data, r.expires_at, _row(r.cache))
+                    for r in some
+                ]
                 keys = [(key, record.handle) for record in some for key in record.keys]
                 for table, lines in ((tables.records, rows), (tables.record_keys, keys)):
                     with connection.cursor() as cursor, cursor.copy(f"COPY {table.name} FROM STDIN") as copy:  # type: ignore[attr-defined]  # psycopg's
@@ -154,6 +158,10 @@ class OfPostgreSQL:
             connection.commit()
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
             db.execute(sa.text("VACUUM ANALYZE"))  # as the server does by itself, at a time of its own
+
+
+def _row(key: str | None) -> str | None:
+    return None if key is None else hashlib.sha256(key.encode()).hexdigest()
 
 
 Engine = Redis | OfPostgreSQL
@@ -182,9 +190,14 @@ class Site:
         """Sign one more user in."""
         number = next(NUMBERS)
         claims = claims_of(number)
-        known = self.logout.configuration.known(Session(None, claims, {}))
-        seal = self.logout.configuration.seal
-        record = known.record(seal, session=known.handles[0], expires_at=time.time() + LONG_SECONDS)
+        config = self.logout.configuration
+        known = config.known(Session(None, claims, {}))
+        record = known.record(
+            config.seal,
+            session=known.handles[0],
+            expires_at=time.time() + LONG_SECONDS,
+            has_own_cache=config.drops_caches,
+        )
         self.store.add(record, sign_in=True)
         self.store.replace(home_account_id(claims), "", signed_in(number).serialize().encode())
         return record, claims

@@ -55,11 +55,20 @@ Store = MemoryStore | SQLiteStore
 
 def others(logout: Logout, users: int) -> Iterator[SessionRecord]:
     """Yield records like a real one, of users who stay."""
-    known = logout.configuration.known(Session(None, claims_of(0), {}))
-    like = known.record(logout.configuration.seal, session="", expires_at=time.time() + 1e6)
+    config = logout.configuration
+    known = config.known(Session(None, claims_of(0), {}))
+    like = known.record(
+        config.seal, session="", expires_at=time.time() + 1e6, has_own_cache=config.drops_caches
+    )
     for number in range(users):
         keys = tuple(f"{number:012}{key[12:]}" for key in like.keys)
-        yield replace(like, handle=f"{number:064}", session=f"stays-{number:026}", keys=keys)
+        yield replace(
+            like,
+            handle=f"{number:064}",
+            session=f"stays-{number:026}",
+            keys=keys,
+            cache=like.cache and f"cache of {number}",
+        )
 
 
 def fill(store: Store, records: Iterator[SessionRecord]) -> None:

@@ -1,17 +1,22 @@
-"""A sign-out that a server does in one script: the session ends, and its token cache goes with it."""
+"""A sign-out that a server does in one script or transaction: the session ends, and its token cache goes with it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from msal_logout_middleware.caches import InStore, home_account_id
 from msal_logout_middleware.events import LogoutEnded, LogoutFailed
 from msal_logout_middleware.stores import Ending, JournalRow, SessionRecord
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.redis import RedisStore
+from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore
+from msal_logout_middleware.testing.store_contract import Clock
 
 from ..remote.conftest import nobody_else_tidies as nobody_else_tidies
 from ..remote.conftest import signing_in
@@ -25,12 +30,50 @@ SIGNED_COOKIES = ["flask, signed cookie", "starlette, signed cookie"]
 
 @pytest.fixture
 def sent() -> list[str]:
-    """The commands that the store sends."""
+    """What the store sends: commands, or transactions."""
     return []
 
 
+@pytest.fixture(params=["EVALSHA", "PostgreSQL", pytest.param("MariaDB", marks=pytest.mark.matrix), "SQLite"])
+def once(request: pytest.FixtureRequest) -> str:
+    """What is sent once, if all is done at once; it names the server."""
+    return request.param
+
+
 @pytest.fixture
-def store(server: Server, sent: list[str]) -> Any:
+def clock() -> Clock:
+    return Clock(time.time())
+
+
+@pytest.fixture
+def store(
+    once: str, sent: list[str], clock: Clock, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Any]:
+    options = {"clock": clock, "token_cache_lifetime_seconds": 60}
+    if once == "EVALSHA":
+        store: Any = RedisStore(
+            counted(request.getfixturevalue("server"), sent), prefix=new_prefix(), **options
+        )
+        yield store
+        store.close()
+        return
+    if once == "SQLite":
+        url = f"sqlite:///{tmp_path / 'shared.db'}"
+    else:
+        database = request.getfixturevalue(once.lower())
+        database.empty("dropped_")
+        url = database.url()
+    engine = sa.create_engine(url)
+    store = SQLAlchemyStore(engine, prefix="dropped_", listens=False, **options)
+    store._is_to_sweep = lambda: False
+    sa.event.listen(engine, "commit", lambda _: sent.append(once))
+    yield store
+    store.close()
+    engine.dispose()
+
+
+def counted(server: Server, sent: list[str]) -> Any:
+    """A client that notes its commands."""
     counted = client(server.url, socket_timeout=20)
     send = counted.execute_command
 
@@ -39,16 +82,16 @@ def store(server: Server, sent: list[str]) -> Any:
         return send(*command, **options)
 
     counted.execute_command = execute_command
-    store = RedisStore(counted, prefix=new_prefix())
-    yield store
-    store.close()
+    return counted
 
 
 @pytest.fixture(params=SIGNED_COOKIES)
 def site(request: pytest.FixtureRequest, store: Any, nobody_else_tidies: None) -> Any:
     site = Site(request.param, KINDS[request.param], store=store)
     store.generation = lambda: None  # what keeps a worker in step has commands of its own
-    store.end(Ending(handles=("nobody's",), expires_at=EXPIRES_AT))  # the server has the script from now on
+    store.end(
+        Ending(handles=("nobody's",), expires_at=EXPIRES_AT)
+    )  # the script or the tables are there from now on
     return site
 
 
@@ -66,13 +109,13 @@ def end(store: Any, **what: Any) -> Any:
 # Whole sign-outs
 
 
-def test_front_channel_logout_is_one_round_trip(site: Any, store: Any, sent: list[str]) -> None:
+def test_front_channel_logout_is_done_at_once(site: Any, store: Any, sent: list[str], once: str) -> None:
     site.build()
     ann, bob = signing_in("ann", sid="anns"), signing_in("bob", sid="bobs")
     at_anns, at_bobs = site.sign_in(ann), site.sign_in(bob)
     sent.clear()
     assert site.front_channel(sid="anns").status == 200
-    assert sent == ["EVALSHA"]
+    assert sent == [once]
     assert site.cache(ann) is None
     assert site.cache(bob) is not None
     assert store.open_rows() == 0
@@ -89,14 +132,14 @@ def test_its_event_counts_what_was_removed(site: Any) -> None:
     assert ended.removed == {"AccessToken": 1, "RefreshToken": 1, "IdToken": 1, "Account": 1}
 
 
-def test_logout_of_the_app_is_one_round_trip(site: Any, store: Any, sent: list[str]) -> None:
+def test_logout_of_the_app_is_done_at_once(site: Any, store: Any, sent: list[str], once: str) -> None:
     site.build()
     claims = signing_in("ann")
     ann = site.sign_in(claims)
     sent.clear()
     answer = ann.post("/logout")
     assert answer.status == 303
-    assert sent == ["EVALSHA"]
+    assert sent == [once]
     assert site.cache(claims) is None
     assert store.open_rows() == 0
 
@@ -231,16 +274,25 @@ def test_handle_that_joins_has_the_cache_as_well(store: Any) -> None:
     assert ended.row is None
 
 
-def test_cache_that_has_expired_is_not_given(server: Server) -> None:
-    now = [time.time()]
-    store: Any = RedisStore(
-        server.url, prefix=new_prefix(), clock=lambda: now[0], token_cache_lifetime_seconds=60
-    )
+def test_cache_that_has_expired_is_not_given(store: Any, clock: Clock) -> None:
     store.replace("cache", "", b"tokens")
     store.add(*records_of(1), sign_in=True)
-    now[0] += 61
+    clock.now += 61
     assert end(store, handles=("h0",)).dropped == {"h0": None}
-    store.close()
+
+
+def test_cache_that_is_not_there_cannot_be_saved_by_who_began_before(store: Any) -> None:
+    store.add(*records_of(1), sign_in=True)
+    assert end(store, handles=("h0",)).dropped == {"h0": None}
+    assert not store.replace("cache", "", b"tokens")
+    assert store.replace("cache", store.load("cache").version, b"tokens")
+
+
+def test_records_do_not_tell_where_the_cache_is(store: Any) -> None:
+    store.add(*records_of(1, cache="cache of ann"), sign_in=True)
+    assert store.get("h0").cache in (None, "cache of ann")
+    (record,) = end(store, handles=("h0",)).records
+    assert record.cache in (None, "cache of ann")
 
 
 def test_cluster_and_replicas_that_must_have_it_take_the_longer_way(server: Server, cluster: Server) -> None:

@@ -21,6 +21,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any, TypeVar, cast
@@ -83,6 +84,9 @@ class SQLAlchemyStore:
         ValueError: An argument is none of these, or the database is in memory, where workers cannot share it.
         ImportError: The driver is not installed.
     """
+
+    drops_caches = True
+    """Whether `end` removes token caches by itself."""
 
     def __init__(
         self,
@@ -191,12 +195,12 @@ class SQLAlchemyStore:
 
     def add(self, record: SessionRecord, *, sign_in: bool) -> MaybeAwaitable[bool]:
         """Record a session under its first handle; `False` if it has ended."""
-        add = partial(self._operations.add, record=record, sign_in=sign_in)
+        add = partial(self._operations.add, record=_with_row(record), sign_in=sign_in)
         return self._change(add, sweeps=True)
 
     def join(self, record: SessionRecord) -> MaybeAwaitable[bool]:
         """Record one more handle of a session, or more keys of one that it has; `False` if it has ended."""
-        return self._change(partial(self._operations.join, record=record), sweeps=True)
+        return self._change(partial(self._operations.join, record=_with_row(record)), sweeps=True)
 
     def get(self, handle: str) -> MaybeAwaitable[SessionRecord | None]:
         """Return the record of a live handle."""
@@ -218,7 +222,11 @@ class SQLAlchemyStore:
             raise
         if done.news is not None:
             self._feed.ended(done.news)
-        return done.ended
+        dropped = {
+            handle: opened(self.encryption, row, Loaded(data, "")).data
+            for handle, (row, data) in done.dropped.items()
+        }
+        return done.ended._replace(dropped=dropped)
 
     def take(self, *, limit: int, lease_seconds: float) -> MaybeAwaitable[Sequence[JournalRow]]:
         """Lease open journal rows whose lease has run out, the oldest first, so that no other worker does."""
@@ -493,6 +501,11 @@ def _hidden(key: str) -> str:
         return hashlib.sha256(key.encode()).hexdigest()
     except UnicodeEncodeError:
         raise ValueError("a key is not valid Unicode: it holds a lone surrogate") from None
+
+
+def _with_row(record: SessionRecord) -> SessionRecord:
+    """Return a record that names its token cache's row for its key."""
+    return record if record.cache is None else replace(record, cache=_hidden(record.cache))
 
 
 def _positive(limit: int) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar, cast
@@ -27,8 +27,11 @@ from sqlalchemy import (
     BindParameter,
     Connection,
     CursorResult,
+    Delete,
     Executable,
+    Insert,
     Integer,
+    Update,
     bindparam,
     delete,
     exists,
@@ -71,10 +74,17 @@ class Pending:
 
 
 class Done(NamedTuple):
-    """What an ending has done, and what is told to the workers; nothing, if nothing has ended."""
+    """What an ending has done.
+
+    Args:
+        ended: What it answers, but for the token caches that went.
+        news: What is told to the workers; nothing, if nothing has ended.
+        dropped: The handles whose token caches went, each with the row's name and what stood there.
+    """
 
     ended: Ended
     news: News | None
+    dropped: Mapping[str, tuple[str, bytes | None]] = {}
 
 
 class _Mark(NamedTuple):
@@ -102,6 +112,12 @@ class _Statements:
         change = update(caches).where(named)
         self.replace = change.where(caches.c.version == bindparam("expected"), caches.c.expires_at > now)
         self.revive = change.where(caches.c.expires_at <= now)
+        self.hold = (
+            select(caches.c.key, caches.c.data, caches.c.expires_at)
+            .where(caches.c.key.in_(bindparam("some", expanding=True)))
+            .with_for_update()
+        )
+        self.drop = update(caches).where(caches.c.key.in_(bindparam("some", expanding=True)))
 
         marks = tables.marks.c
         mark = (marks.kind, marks.value, marks.before, marks.sequence, marks.expires_at)
@@ -323,12 +339,12 @@ class Operations:
     def get(self, db: Connection, handle: str) -> SessionRecord | None:
         """Return the record of a live handle."""
         record = self._record(db, handle)
-        return record if record and record.expires_at > self._clock() else None
+        return replace(record, cache=None) if record and record.expires_at > self._clock() else None
 
     def find(self, db: Connection, key: str) -> Sequence[SessionRecord]:
         """Return the live records that are found by a key."""
         found = db.execute(self._say.find, {"name": key, "now": self._clock()})
-        return [_record(row) for row in found]
+        return [replace(_record(row), cache=None) for row in found]
 
     def _record(self, db: Connection, handle: str) -> SessionRecord | None:
         row = db.execute(self._say.record, {"name": handle}).first()
@@ -344,6 +360,7 @@ class Operations:
             "issued_at": new.issued_at,
             "data": new.data,
             "expires_at": new.expires_at,
+            "cache": new.cache,
         }
         db.execute(insert(self._tables.records), row)
         if new.keys:
@@ -353,8 +370,19 @@ class Operations:
     def _forget(self, db: Connection, handles: Iterable[str]) -> None:
         """Delete records. The records come first everywhere, so that nobody waits in a circle."""
         for some in _batches(handles):
-            for table in (self._tables.records, self._tables.record_keys):
-                db.execute(delete(table).where(table.c.handle.in_(some)))
+            of_records, of_keys = (
+                delete(table).where(table.c.handle.in_(some))
+                for table in (self._tables.records, self._tables.record_keys)
+            )
+            self._both(db, of_records, of_keys)
+
+    def _both(self, db: Connection, first: Insert | Delete, then: Update | Delete) -> CursorResult[Any]:
+        """Make changes of two tables; by one statement where the database can."""
+        if db.dialect.name == "postgresql":
+            then = then.add_cte(first.cte("first"))
+        else:
+            db.execute(first)
+        return db.execute(then)
 
     def _marks(self, db: Connection, values: Sequence[str]) -> list[_Mark]:
         """Return the marks on some values, those that have expired as well."""
@@ -380,18 +408,22 @@ class Operations:
             return pending.done
         if ending.jti and not self._claim(db, ending.jti, pending.name, now):
             return Done(Ended(claimed=False, row=None, sequence=tip.sequence), None)
-        records = self._found(db, ending)
+        found = self._found(db, ending)
+        records = [replace(record, cache=None) for record in found]
         sessions = dict.fromkeys((*ending.sessions, *(record.session for record in records)))
         if not (ending.handles or sessions or ending.keys):
             return Done(Ended(claimed=True, row=None, sequence=tip.sequence), None)
         marks = self._mark(db, ending, sessions, records, after=tip.sequence, now=now)
         self._forget(db, [record.handle for record in records])
         new = Tip(tip.sequence + len(marks), pending.name)
-        row = self._write_journal(db, ending, new, records, now)
+        dropped = self._drop_caches(db, found, now) if ending.drops else {}
+        is_all = bool(dropped) and {*ending.handles, *(record.handle for record in records)} == dropped.keys()
+        row = None if is_all else self._write_journal(db, ending, new, records, now)
         told = [Mark(*mark) for mark in marks if mark.kind != "session"]
         news = News(epoch, tip, new, told)
         self._move(db, news, now)
-        pending.done = Done(Ended(claimed=True, row=row, sequence=new.sequence, records=tuple(records)), news)
+        ended = Ended(claimed=True, row=row, sequence=new.sequence, records=tuple(records))
+        pending.done = Done(ended, news, dropped)
         return pending.done
 
     def _state(self, db: Connection) -> tuple[str, Tip]:
@@ -434,6 +466,29 @@ class Operations:
                     if statement is not self._say.of_keys or record.session not in spared:
                         found[record.handle] = record
         return list(found.values())
+
+    def _drop_caches(
+        self, db: Connection, records: Iterable[SessionRecord], now: float
+    ) -> dict[str, tuple[str, bytes | None]]:
+        """Remove the token caches of records, as `replace` does; return what went with which handle, each once."""
+        handles: dict[str, list[str]] = {}
+        for record in records:
+            if record.cache is not None:
+                handles.setdefault(record.cache, []).append(record.handle)
+        new = {"data": None, "version": secrets.token_hex(16), "expires_at": now + self._removed_row}
+        there: dict[str, bytes | None] = {}
+        for some in _batches(handles):
+            held = db.execute(self._say.hold, {"some": some}).all()
+            there |= {row.key: _bytes(row.data) if row.expires_at > now else None for row in held}
+            if held:
+                db.execute(self._say.drop, {"some": some, **new})
+            if absent := [{"key": row, **new} for row in some if row not in there]:
+                db.execute(insert(self._tables.token_caches), absent)  # so that no first save comes late
+        return {
+            handle: (row, None if number else there.get(row))
+            for row, several in handles.items()
+            for number, handle in enumerate(several)
+        }
 
     def _mark(
         self,
@@ -497,12 +552,11 @@ class Operations:
         """Write the new tip, and tell it to who listens when the transaction is committed."""
         old, new = news.after, news.tip
         row = {"sequence": old.sequence, "tip": old.name, "expires_at": now + _TIPS_KEPT_SECONDS}
-        db.execute(insert(self._tables.tips), row)
         change = update(self._tables.meta).values(sequence=new.sequence, tip=new.name)
         if self._notifies:
             notify = func.pg_notify(self.channel(news.epoch), message(news))
             change = change.returning(notify)
-        db.execute(change).close()
+        self._both(db, insert(self._tables.tips).values(row), change).close()
 
     def channel(self, epoch: str) -> str:
         """Return where endings are told: only to those who use these very tables."""
@@ -625,8 +679,9 @@ def _is_ended_by_key(record: SessionRecord, marks: Iterable[_Mark], now: float) 
 
 
 def _record(row: Any) -> SessionRecord:
-    handle, session, keys, issued_at, data, expires_at = row
-    return SessionRecord(handle, session, tuple(json.loads(keys)), issued_at, _bytes(data), expires_at)
+    """Return a record, with the name of its token cache's row for its key."""
+    handle, session, keys, issued_at, data, expires_at, cache = row
+    return SessionRecord(handle, session, tuple(json.loads(keys)), issued_at, _bytes(data), expires_at, cache)
 
 
 def _bytes(data: Any) -> Any:

@@ -102,6 +102,9 @@ class Tables:
             _column("issued_at", Double),
             _column("data", _BLOB),
             _column("expires_at", Double),
+            _column(
+                "cache", _name(64), nullable=True
+            ),  # the row of its token cache, if that is its user's alone
             indexes=("session", "expires_at"),
         )
         self.record_keys = self._table(
