@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msal
 from cachelib import FileSystemCache
@@ -50,7 +51,7 @@ class Setting:
         issuer: The provider's `iss`.
         client_id: The app's client id.
         ca_file: Who the provider's certificate is from.
-        url: The server that all machines share; empty where a file of this machine is the store.
+        url: The server that all machines share, or the Sentinel that watches it; empty where the store is a file.
         bound_seconds: For how long that store's workers may not hear of a sign-out.
         timeout_seconds: How long they wait for the server.
         retry_seconds: How long a sign-out tries again what fails.
@@ -90,19 +91,29 @@ class Setting:
             path = Path(self.directory) / "logout.db"
             return SQLiteStore(path, clock=self.clock, busy_timeout_seconds=5)
         if self.url.startswith(
-            "redis"
+            ("redis", "sentinel")
         ):  # each imported only where it is needed: they take as long as all the rest
             import redis.asyncio
+            import redis.sentinel
 
             from msal_logout_middleware.stores.redis import RedisStore
 
-            client = redis.asyncio.Redis.from_url(self.url) if is_async else self.url
+            if self.url.startswith("sentinel"):
+                client = self._primary(redis.asyncio.sentinel if is_async else redis.sentinel)
+            else:
+                client = redis.asyncio.Redis.from_url(self.url) if is_async else self.url
             return RedisStore(client, clock=self.clock, wait_seconds=self.timeout_seconds / 2, **times)
         from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore
 
         driver = "asyncpg" if is_async else "psycopg"
         url = self.url.replace("postgresql", f"postgresql+{driver}")
         return SQLAlchemyStore(url, clock=self.clock, **times)
+
+    def _primary(self, clients: Any) -> Any:
+        """Return a client that has a Sentinel lead it to whichever server is the primary."""
+        where, options = urlsplit(self.url), {"socket_timeout": self.timeout_seconds}
+        sentinel = clients.Sentinel([(where.hostname, where.port)], **options)
+        return sentinel.master_for("primary", **options)
 
     def clock(self) -> float:
         return self.began_at + (time.time() - self.began_at) * TIMES_AS_FAST

@@ -13,7 +13,7 @@ from typing import Any
 from tests.load.driver import Load
 from tests.load.proxy import Proxy, proxied
 from tests.stores.databases import PostgreSQL
-from tests.stores.servers import serving
+from tests.stores.servers import client, serving
 from tests.stories.servers import until
 
 
@@ -124,6 +124,30 @@ class FailedOver(Fault):
         self._proxy.cut()
 
 
+class PromotedBySentinel(Fault):
+    """The server is lost, and a Sentinel promotes a replica that does not have what came last."""
+
+    def prepare(self) -> None:
+        self._sentinel = client(f"redis://127.0.0.1:{self._proxy.port}", socket_timeout=20)
+        self.left.callback(self._sentinel.close)
+        link = self.left.enter_context(proxied(self._server.port))
+        self._replica = self.left.enter_context(serving("--replicaof", "127.0.0.1", str(link.port)))
+        until(lambda: self._replica.admin.info("replication")["master_link_status"] == "up")
+        self._sentinel.sentinel_reset("primary")  # so that it looks for replicas at once
+        until(lambda: self._sentinel.sentinel_slaves("primary"), timeout_seconds=30)
+        link.swallows = lambda _said: True
+
+    @contextmanager
+    def befall(self) -> Iterator[None]:
+        self._server.stop()
+        yield
+        until(lambda: self._primary() == self._replica.port, timeout_seconds=60)
+        until(lambda: self._replica.admin.info("replication")["role"] == "master")
+
+    def _primary(self) -> int:
+        return int(self._sentinel.sentinel_get_master_addr_by_name("primary")[1])
+
+
 class Flushed(Fault):
     """The server is emptied."""
 
@@ -197,4 +221,5 @@ OF_VALKEY = (
     Silent,
     FailedOver,
 )  # which takes the server away
+OF_SENTINEL = (PromotedBySentinel,)
 OF_POSTGRESQL = (Restarted, Cut, Paused, Restored, Silent)

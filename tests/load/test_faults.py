@@ -15,6 +15,7 @@ import pytest
 from tests.load.driver import Load, Person, Trouble
 from tests.load.faults import (
     OF_POSTGRESQL,
+    OF_SENTINEL,
     OF_VALKEY,
     FailedOver,
     Fault,
@@ -34,7 +35,7 @@ from tests.load.machines import (
 )
 from tests.load.proxy import proxied
 from tests.stores.databases import PostgreSQL
-from tests.stores.servers import serving
+from tests.stores.servers import serving, watching
 
 SHORT_TIMES = {"bound_seconds": 0.5, "timeout_seconds": 1.0, "retry_seconds": 0.3}
 SHORT = [
@@ -42,11 +43,13 @@ SHORT = [
     ("starlette", "valkey", (Flushed, FailedOver), 1, 0.5),
     pytest.param("flask", "postgresql", (Paused,), 1, 0.5, marks=pytest.mark.matrix),
     pytest.param("starlette", "postgresql", (Restored, Silent), 1, 0.5, marks=pytest.mark.matrix),
+    pytest.param("flask", "sentinel", OF_SENTINEL, 1, 0.5, marks=pytest.mark.matrix),
+    pytest.param("starlette", "sentinel", OF_SENTINEL, 1, 0.5, marks=pytest.mark.matrix),
 ]
 LONG = [
     pytest.param(kind, store, (fault,), 8, 10.0, marks=pytest.mark.soak)
     for kind in ("flask", "starlette", "starlette-threads")
-    for store, faults in (("valkey", OF_VALKEY), ("postgresql", OF_POSTGRESQL))
+    for store, faults in (("valkey", OF_VALKEY), ("sentinel", OF_SENTINEL), ("postgresql", OF_POSTGRESQL))
     for fault in faults
 ]
 
@@ -56,16 +59,20 @@ def name_of(value: Any) -> str | None:
 
 
 @contextmanager
-def own_server(store: str) -> Iterator[tuple[Any, str]]:
-    """A server that a test may do anything with, and the start of its URL."""
-    if store == "valkey":
+def own_server(store: str) -> Iterator[tuple[Any, int, str]]:
+    """A server that a test may do anything with, the port to come to it by, and the URL of such a port."""
+    if store in ("valkey", "sentinel"):
         with serving("--appendonly", "yes", "--appendfsync", "always") as server:
-            yield server, "redis://"
+            if store == "valkey":
+                yield server, server.port, "redis://127.0.0.1:{port}"
+                return
+            with watching(server) as port:
+                yield server, port, "sentinel://127.0.0.1:{port}"
         return
     database = PostgreSQL()
     try:
         database.start()
-        yield database, "postgresql://postgres@"
+        yield database, database.port, "postgresql://postgres@127.0.0.1:{port}/postgres"
     finally:
         database.remove()
 
@@ -78,10 +85,9 @@ def test_fault_serves_nobody_who_is_out_and_refuses_others_for_no_longer_than_it
     leaving = iter(everybody[::2])
     times = SHORT_TIMES if seconds < 10 else {}
     with ExitStack() as servers:
-        server, url = servers.enter_context(own_server(store))
-        proxy = servers.enter_context(proxied(server.port))
-        url = f"{url}127.0.0.1:{proxy.port}{'/postgres' if store == 'postgresql' else ''}"
-        place = servers.enter_context(machines(kind, url, provider, **times))
+        server, port, url = servers.enter_context(own_server(store))
+        proxy = servers.enter_context(proxied(port))
+        place = servers.enter_context(machines(kind, url.format(port=proxy.port), provider, **times))
         load = load_of(place, everybody, kills=0, survives=True, clients=3)
         load.sign_everybody_in()
         with load.ordinary_requests():

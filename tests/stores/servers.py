@@ -172,7 +172,7 @@ def watching(server: Server) -> Iterator[int]:
             "bind 127.0.0.1",
             f"dir {folder}",
             f"sentinel monitor primary 127.0.0.1 {server.port} 1",
-            "sentinel down-after-milliseconds primary 300",
+            "sentinel down-after-milliseconds primary 1000",
         ]
         file = Path(folder) / "sentinel.conf"
         file.write_text("\n".join(lines))

@@ -1,4 +1,4 @@
-"""`RedisStore` keeps the contract with each client, plain and asyncio, of one server, of a cluster, and of Redis itself."""
+"""`RedisStore` keeps the contract with each client, plain and asyncio, of one server and a cluster; of Redis too."""
 
 from __future__ import annotations
 
