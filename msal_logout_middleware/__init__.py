@@ -1,5 +1,7 @@
 """Signs users of MSAL web apps out completely: session ended, tokens removed, provider told."""
 
+from typing import TYPE_CHECKING, Any
+
 from .app_cache import InAppCache
 from .caches import InSession, InStore, Shared, home_account_id
 from .errors import LogoutError, StoreError
@@ -21,8 +23,12 @@ from .provider import Provider
 from .remote import EndedSessions
 from .stores.encryption import Encryption
 from .stores.memory import MemoryStore
+from .stores.redis import RedisStore
 from .stores.sqlite import SQLiteStore
 from .token_cache import StoredTokenCache
+
+if TYPE_CHECKING:
+    from .stores.sqlalchemy import SQLAlchemyStore as SQLAlchemyStore
 
 __version__ = "0.1.0.dev0"
 
@@ -43,6 +49,7 @@ __all__ = [
     "LogoutTokenRules",
     "MemoryStore",
     "Provider",
+    "RedisStore",
     "SQLiteStore",
     "SessionRefused",
     "SessionUnknowable",
@@ -53,3 +60,17 @@ __all__ = [
     "WorkerState",
     "home_account_id",
 ]
+
+if not TYPE_CHECKING:  # type checkers would take every name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        """Import what needs an extra, when it is asked for; so it is not in `__all__`."""
+        if name != "SQLAlchemyStore":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            from .stores.sqlalchemy import SQLAlchemyStore  # noqa: PLC0415 - it takes as long as all the rest
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                "SQLAlchemyStore needs SQLAlchemy: install msal-logout-middleware[sql]"
+            ) from error
+        return SQLAlchemyStore

@@ -199,6 +199,22 @@ def test_whatever_needs_no_extra_is_imported_without_any() -> None:
     import_without(ALL_EXTRAS, plain)
 
 
+def test_sql_store_says_what_to_install_where_its_extra_is_not() -> None:
+    program = (
+        "import sys; sys.modules['sqlalchemy'] = None\n"
+        f"try: from {PACKAGE} import SQLAlchemyStore\n"
+        "except ImportError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said == "SQLAlchemyStore needs SQLAlchemy: install msal-logout-middleware[sql]\n"
+
+
+def test_package_imports_no_engine_before_it_is_asked_for() -> None:
+    program = f"import sys, {PACKAGE}; print({{'redis', 'valkey', 'sqlalchemy'}} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said == "set()\n"
+
+
 def test_redis_store_is_imported_without_a_client() -> None:
     import_without(ALL_EXTRAS, [f"{PACKAGE}.stores.redis"])
 

@@ -39,5 +39,13 @@ def test_names_of_the_package_root_exist_and_are_sorted() -> None:
         assert getattr(msal_logout_middleware, name).__doc__
 
 
+def test_sql_store_is_at_the_root_and_nothing_else_is_that_is_not_there() -> None:
+    from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore
+
+    assert msal_logout_middleware.SQLAlchemyStore is SQLAlchemyStore
+    with pytest.raises(AttributeError, match="no attribute 'SQLStore'"):
+        msal_logout_middleware.SQLStore  # noqa: B018 - it is asked for
+
+
 def test_package_says_that_it_is_typed() -> None:
     assert (ROOT / "py.typed").is_file()

@@ -28,8 +28,10 @@ from msal_logout_middleware import (
     LogoutStarted,
     LogoutTokenRules,
     Provider,
+    RedisStore,
     SessionRefused,
     SessionUnknowable,
+    SQLAlchemyStore,
     StoreUnreachable,
     asgi,
     wsgi,
@@ -47,7 +49,6 @@ from msal_logout_middleware.sessions.pyramid import PyramidSession
 from msal_logout_middleware.sessions.quart import QuartSession
 from msal_logout_middleware.stores import Loaded, TokenCacheStore
 from msal_logout_middleware.stores.memory import MemoryStore
-from msal_logout_middleware.stores.redis import RedisStore
 from msal_logout_middleware.stores.reencryption import Reencrypted, reencrypt
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.token_cache import StoredTokenCache
@@ -154,6 +155,7 @@ async def keys_change() -> None:
     assert_type(done.complete, bool)
     assert_type(await reencrypt(MemoryStore(encryption=encryption)), Reencrypted)
     assert_type(await reencrypt(RedisStore("redis://localhost", encryption=encryption)), Reencrypted)
+    assert_type(await reencrypt(SQLAlchemyStore("sqlite:///app.db", encryption=encryption)), Reencrypted)
 
 
 def caches_that_the_app_has() -> None:
