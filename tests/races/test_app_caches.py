@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .app_caches import InOurStore, Race, in_cachelibs_files, in_djangos_files, in_workers
-from .test_silent_calls import BETWEEN_PROCESSES
+from .test_silent_calls import ALL_STORES, BETWEEN_PROCESSES
 
 ROUNDS = [10, pytest.param(1_000, marks=pytest.mark.soak)]
 
@@ -47,7 +47,10 @@ def test_nothing_comes_back_into_an_sqlite_store_of_threads(rounds: int, tmp_pat
     assert came_back(Race(InOurStore, str(tmp_path / "logout.db"), rounds), "threads") == 0
 
 
-@pytest.mark.parametrize(("store", "rounds"), BETWEEN_PROCESSES)
+@pytest.mark.parametrize(
+    ("store", "rounds"),
+    [*BETWEEN_PROCESSES, *(pytest.param(store, 1_000, marks=pytest.mark.soak) for store in ALL_STORES)],
+)
 def test_nothing_comes_back_into_a_store_of_processes(
     store: str, rounds: int, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,10 @@ BETWEEN_PROCESSES = [
     ("sqlite", 2),
     ("valkey", 2),
     *(pytest.param(store, 2, marks=pytest.mark.matrix) for store in ("redis", "postgresql", "mariadb")),
-    *(pytest.param(store, 1_000, marks=pytest.mark.soak) for store in ALL_STORES),
+]
+OF_EACH_STEP = [
+    *BETWEEN_PROCESSES,
+    *(pytest.param(store, 200, marks=pytest.mark.soak) for store in ALL_STORES),
 ]
 
 each_point = pytest.mark.parametrize("point", POINTS)
@@ -57,7 +60,7 @@ def test_silent_calls_of_threads_bring_nothing_back_into_an_sqlite_store(point, 
     store.close()
 
 
-@pytest.mark.parametrize(("store", "rounds"), BETWEEN_PROCESSES)
+@pytest.mark.parametrize(("store", "rounds"), OF_EACH_STEP)
 @out_and_in
 @each_point
 def test_silent_calls_of_processes_bring_nothing_back_into_a_store(point, in_again, store, rounds, url):
