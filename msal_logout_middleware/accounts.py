@@ -83,7 +83,7 @@ def count(cache: bytes | str) -> Mapping[str, int]:
     """
     try:
         text = cache if isinstance(cache, str) else cache.decode()
-        return dict(Counter(kind for kind, _, _ in _entries(text) if kind != _APP_METADATA))
+        return {kind: number for kind, section in _sections(text) if (number := _count(kind, section))}
     except (ValueError, AttributeError, RecursionError):
         pass
     raise DamagedCache("the token cache cannot be read")
@@ -323,10 +323,22 @@ def _is_left(kind: str, key: str, value: object, accounts: _Accounts) -> bool:
     return key.lower().startswith(tuple(f"{mine}-{environment}" for mine in accounts.ids))
 
 
+def _count(kind: str, section: dict[str, object]) -> int:
+    if kind == _APP_METADATA:
+        return 0
+    if not _is_partitioned(kind):
+        return len(section)
+    return sum(len(value) if isinstance(value, dict) else 1 for value in section.values())
+
+
+def _sections(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for kind, section in _DECODER.decode(text.removeprefix("\ufeff")).items():
+        if kind != BOOKKEEPING and isinstance(section, dict):
+            yield kind, section
+
+
 def _entries(text: str) -> Iterator[tuple[str, str, object]]:
-    for kind, section in json.loads(text.removeprefix("\ufeff"), parse_int=float).items():
-        if kind == BOOKKEEPING or not isinstance(section, dict):
-            continue
+    for kind, section in _sections(text):
         for key, value in section.items():
             if _is_partitioned(kind) and isinstance(value, dict):
                 yield from ((kind, inner, entry) for inner, entry in value.items())

@@ -44,6 +44,8 @@ class Removed:
         """Return both together."""
         if not other.counts and other.id_token is None:
             return self
+        if not self.counts and self.id_token is None:
+            return other
         return Removed(dict(Counter(self.counts) + Counter(other.counts)), self.id_token or other.id_token)
 
 
