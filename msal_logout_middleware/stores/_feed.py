@@ -22,7 +22,6 @@ import threading
 import time
 import weakref
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Context
@@ -162,7 +161,7 @@ class Feed:
         self._number: int | None = None
         self._epoch = ""
         self._tip: Tip | None = None
-        self._passed: deque[Tip] = deque(maxlen=_PASSED)  # tips that led to the known one, without a gap
+        self._passed: dict[Tip, None] = {}  # tips that led to the known one, without a gap
         self._marks: list[Mark] = []
         self._since = 0  # the marks after this sequence number are held
         self._lost: Sequence[Mark] = ()  # of the store's life before
@@ -299,7 +298,9 @@ class Feed:
 
     def _move_to(self, tip: Tip) -> None:
         self._tip, self._number = tip, tip.generation
-        self._passed.append(tip)
+        self._passed[tip] = None
+        if len(self._passed) > _PASSED:
+            del self._passed[next(iter(self._passed))]
 
     def _life(self) -> str:
         return f"{self._epoch}.{self._lives}"
