@@ -18,6 +18,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -198,9 +199,10 @@ class RedisStore:
 
     def end(self, ending: Ending) -> MaybeAwaitable[Ended]:
         """End sessions: marks, journal and `jti` in one script. Every ending is committed here."""
-        now, name = self._clock(), _new_name()
-        drops = self._dropping(now) if ending.drops and self.drops_caches else False
-        args = [name, *_new_store(), _kept(ending.expires_at, now), _json([*_as_list(ending, now), drops])]
+        now = self._clock()
+        name, epoch, tip, version = _new_names(8, 16, 8, 16)
+        drops = self._dropping(now, version) if ending.drops and self.drops_caches else False
+        args = [name, epoch, tip, _kept(ending.expires_at, now), _json([*_as_list(ending, now), drops])]
         if ending.work is not None:
             args.append(ending.work)
         return self._server.drive(self._end(name, now, args, waits=ending.work is None))
@@ -225,11 +227,11 @@ class RedisStore:
     def _opened(self, row: str, data: bytes | None) -> bytes | None:
         return opened(self.encryption, row, Loaded(data, "")).data
 
-    def _dropping(self, now: float) -> list[str]:
+    def _dropping(self, now: float, version: str) -> list[str]:
         """Say what the script leaves of a token cache: as `replace` does, its version, for a while."""
         expires_at = now + self._removed_row
         kept = str(_kept(expires_at, now))
-        return [self._caches.decode(), secrets.token_hex(16), repr(expires_at), kept]
+        return [self._caches.decode(), version, repr(expires_at), kept]
 
     @contextmanager
     def _doubting(self) -> Iterator[None]:
@@ -332,7 +334,7 @@ class RedisStore:
 
     async def _ask(self, known: Tip | None, cursor: int | None, limit: int) -> Answer:
         tip = ("", "") if known is None else known
-        args = [repr(self._clock()), *_new_store(), *tip, "" if cursor is None else cursor, limit]
+        args = [repr(self._clock()), *_new_names(16, 8), *tip, "" if cursor is None else cursor, limit]
         answer, _ = await self._server.call(scripts.ASK, self._index, args)
         epoch, sequence, name, has_known, is_all, marks = answer
         return Answer(
@@ -643,13 +645,12 @@ def _json(value: Any) -> bytes:
     return _encoded(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
-def _new_name() -> str:
-    return secrets.token_hex(8)
-
-
-def _new_store() -> tuple[str, str]:
-    """Return the epoch and the tip that a store begins with, if it is empty."""
-    return secrets.token_hex(16), _new_name()
+def _new_names(*sizes: int) -> Iterator[str]:
+    """Return random names of so many bytes each, for which the system is asked once: that is what takes time."""
+    digits, at = secrets.token_hex(sum(sizes)), 0
+    for size in sizes:
+        yield digits[at : at + 2 * size]
+        at += 2 * size
 
 
 def _kept(expires_at: float, now: float) -> int:
@@ -710,7 +711,9 @@ def _mark(fields: Sequence[bytes | str]) -> Mark:
     return Mark(_KINDS[kind], value, float(before), int(sequence), float(expires_at))  # type: ignore[arg-type]
 
 
+@lru_cache(maxsize=16)  # of its own ending a worker hears twice: by the script's answer, and by the message
 def _news(message: bytes | str) -> News:
-    epoch, after, after_name, sequence, name, marks = json.loads(message)
+    text = message if isinstance(message, str) else message.decode()
+    epoch, after, after_name, sequence, name, marks = json.loads(text)
     told = None if marks is None else [_mark(mark) for mark in marks]
     return News(epoch, Tip(int(after), after_name), Tip(int(sequence), name), told)
