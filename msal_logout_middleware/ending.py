@@ -57,7 +57,7 @@ class Target:
 
     def sparing(self, sessions: tuple[str, ...]) -> Target:
         """Return the target without some more sessions."""
-        return replace(self, spared=(*self.spared, *sessions))
+        return replace(self, spared=(*self.spared, *sessions)) if sessions else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,10 +322,10 @@ async def _clear(
     sessions: list[KnownSession] = []
     removed = Removed({})
     gone: set[tuple[object, ...]] = set()
-    for ended in work.sessions:
+    wants = work.channel == "rp-initiated"  # the browser takes it to the provider
+    for ended in work.sessions if dropped else ():
         if any(handle in dropped for handle in ended.handles):
             gone.add((*ended.user, ended.cache_key))
-            wants = work.channel == "rp-initiated"  # the browser takes it to the provider
             for data in filter(None, map(dropped.get, ended.handles)):
                 removed += removed_from(data, ended.claims, wants_id_token=wants)
     cleared = set(gone)

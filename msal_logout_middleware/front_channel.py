@@ -29,7 +29,8 @@ async def log_out(config: Configuration, request: Request, world: World) -> Resp
     if request.method not in _METHODS:
         return pages.plain(405, "").with_headers(("allow", ", ".join(_METHODS)))
     done = pages.inert(config.provider.origins())
-    sids, issuers = request.values("sid"), request.values("iss")
+    parameters = request.parameters()
+    sids, issuers = ([value for name, value in parameters if name == wanted] for wanted in ("sid", "iss"))
     if len(sids) > 1 or len(issuers) > 1:
         await config.tell(LogoutRefused("front-channel", "sid or iss is repeated"))
         return done

@@ -55,10 +55,14 @@ class Request:
 
     def values(self, name: str) -> tuple[str, ...]:
         """Return all values of a parameter: of the query, then of a urlencoded body."""
-        texts = [self.query]
+        return tuple(value for key, value in self.parameters() if key == name)
+
+    def parameters(self) -> list[tuple[str, str]]:
+        """Return all parameters, in the order sent: of the query, then of a urlencoded body."""
+        found = _parsed(self.query)
         if self.body and self.media_type == "application/x-www-form-urlencoded":
-            texts.append(self.body.decode("latin-1"))
-        return tuple(value for text in texts for key, value in _parsed(text) if key == name)
+            found += _parsed(self.body.decode("latin-1"))
+        return found
 
     def query_value(self, name: str) -> str | None:
         """Return a query parameter; `None` if it is absent or repeated."""
