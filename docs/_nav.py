@@ -17,6 +17,7 @@ ORDER = [
     "ending_sessions_yourself.md",
     "configuration.md",
     "sessions.md",
+    "frameworks/index.md",
     "frameworks/flask.md",
     "frameworks/fastapi.md",
     "frameworks/django.md",

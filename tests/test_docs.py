@@ -220,3 +220,9 @@ def test_each_line_of_the_log_is_on_the_troubleshooting_page() -> None:
     untold = {message for message in told if not message.startswith(tuple(begins))}
     assert not untold
     assert {f"{event.__name__}(" for event in get_args(Event)} <= set(begins)
+
+
+def test_each_test_that_the_table_of_frameworks_names_is_there() -> None:
+    named = re.findall(r"`(tests/[^`]+)`", (ROOT / "docs/frameworks/index.md").read_text())
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).is_file()] == []
