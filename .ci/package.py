@@ -21,12 +21,12 @@ from packaging.metadata import Metadata
 ROOT = Path(__file__).parents[1]
 PACKAGE = "msal_logout_middleware"
 MAY_NEED_AN_EXTRA = (
-    f"{PACKAGE}.django_cache",
+    f"{PACKAGE}.django",
     f"{PACKAGE}.sessions.",
     f"{PACKAGE}.stores.sqlalchemy",
     f"{PACKAGE}.testing",
 )
-EXTRAS = "cachelib,django,flask,redis,sql,starlette,testing"
+EXTRAS = "cachelib,django,flask,litestar,pyramid,quart,redis,sql,starlette,testing"
 
 IMPORT_ALL = f"""
 import importlib, pkgutil, sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Mapping
 from copy import copy
@@ -147,9 +148,13 @@ class LitestarSession:
             Exception: As `read`.
         """
         backend = self._backend()
-        if not isinstance(backend, ServerSideSessionBackend):
+        if not session_id or not isinstance(backend, ServerSideSessionBackend):
             return
-        await backend.delete(session_id, await self._store(backend))
+        try:
+            await backend.delete(session_id, await self._store(backend))
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
         if await self.load(session_id) is not None:
             raise StoreError("the session store still has a session that was deleted")
 
@@ -158,7 +163,12 @@ class LitestarSession:
         if not session_id:
             return None
         store = await self._store(backend)
-        contents = await backend.load_from_connection(connection)
+        try:
+            contents = await backend.load_from_connection(connection)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # no file of a session can have such a name
+                return None
+            raise
         if not contents and await backend.get(session_id, store) is None:  # empty, or not there
             return None
         return self._session(session_id, contents)
