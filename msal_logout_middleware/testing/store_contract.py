@@ -683,7 +683,9 @@ class StoreContract(TokenCacheStoreContract):
 
     async def test_jti_is_claimed_by_an_ending_that_ends_nothing(self, store: Store, clock: Clock) -> None:
         nothing = self.ending(found_by=("nobody's",), work=b"work", jti=Jti("jti", clock.now + _HOUR))
-        assert (await settle(store.end(nothing))).claimed
+        ended = await settle(store.end(nothing))
+        assert (ended.claimed, ended.row) == (True, None)
+        assert await settle(store.open_rows()) == 0
         assert not (await settle(store.end(nothing))).claimed
 
     async def test_ending_a_session_ends_all_its_handles_and_no_others(self, store: Store) -> None:

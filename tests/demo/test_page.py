@@ -27,7 +27,7 @@ ARGUMENTS = [
 QUIET = pytest.mark.filterwarnings("ignore:response_mode='form_post' is recommended:UserWarning")
 
 
-@pytest.fixture(params=["entra", "generic"])
+@pytest.fixture(params=["entra", pytest.param("generic", marks=pytest.mark.matrix)])
 def stage(request):
     with Stage(request.param) as stage:
         yield stage

@@ -23,7 +23,14 @@ from tests.stories.servers import bound, until
 
 SEED = 20240229
 KINDS = ("flask", "flask-session", "starlette")
-SHORT = [("flask", 100, 0), ("flask-session", 100, 4), ("starlette", 100, 0), ("starlette", 100, 4)]
+SHORT = [
+    ("flask", 100, 0),
+    ("starlette", 100, 4),
+    *(
+        pytest.param(*more, marks=pytest.mark.matrix)
+        for more in (("flask-session", 100, 4), ("starlette", 100, 0))
+    ),
+]
 LONG = [pytest.param(kind, 1000, kills, marks=pytest.mark.soak) for kind in KINDS for kills in (0, 40)]
 
 

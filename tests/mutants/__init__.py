@@ -135,7 +135,19 @@ def run_tests(
         "PYTHONDONTWRITEBYTECODE": "1",  # a mutant may have the size and the second of the original
         "REQUIRE_ALL": "1",  # a test that was skipped noticed nothing
     }
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "-p", "no:cacheprovider", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "",
+        "-x",
+        "-q",
+        "--tb=line",
+        "-p",
+        "no:cacheprovider",
+        *tests,
+    ]
     return subprocess.run(
         command,
         cwd=root,
