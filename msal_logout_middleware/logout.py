@@ -19,7 +19,7 @@ from .ending import Steps
 from .errors import LogoutError
 from .gate import Gate
 from .http import Cookie, Request, Response
-from .layers import Layer, layers
+from .layers import Layer, calls_back, layers
 from .logout_token import LogoutTokenRules
 from .marks import KEPT
 from .memory import WorkerState
@@ -34,7 +34,7 @@ from .stores import Store
 from .targets import checked_target, origin_of
 from .token_cache import StoredTokenCache
 
-__all__ = ["AppView", "Logout", "check_app", "logout_in"]
+__all__ = ["AppView", "Logout", "check_app", "check_no_circle", "logout_in"]
 
 CacheKey = Callable[[Claims], str]
 SiteData = Literal["cache", "cookies", "storage", "executionContexts", "*"]
@@ -566,6 +566,24 @@ def check_app(app: object, logout: object, *, parameters: int, otherwise: str) -
         raise TypeError(
             "a LogoutMiddleware is around this app already, and the two would answer each other's requests: leave one"
             " of them"
+        )
+
+
+def check_no_circle(app: object, middleware: object) -> None:
+    """Check a middleware that is about to serve: when it was made, nothing called it yet.
+
+    Args:
+        app: What it is around.
+        middleware: The middleware.
+
+    Raises:
+        RuntimeError: The app calls it, so that no request would have an end.
+    """
+    name = calls_back(app, middleware)
+    if name is not None:
+        raise RuntimeError(
+            f"LogoutMiddleware wraps the {type(app).__name__} app itself, which calls it again: "
+            f"app.{name} = LogoutMiddleware(app.{name}, logout)"
         )
 
 

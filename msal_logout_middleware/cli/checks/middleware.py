@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from ... import wsgi
-from ...layers import Layer, layers
+from ...layers import Layer, calls_back
 from ...logout import logout_in
 from . import Finding
 
@@ -56,8 +56,7 @@ def _wrong_door(door: Layer) -> Finding | None:
         )
         return Finding(_CHECK, "error", seen, "for an ASGI app use msal_logout_middleware.asgi")
     app = getattr(door.source, "app", None)
-    if any(layer.source is door.source for layer in layers(app)):
-        name = "asgi_app" if hasattr(app, "asgi_app") else "wsgi_app"
+    if (name := calls_back(app, door.source)) is not None:
         seen = f"LogoutMiddleware wraps the {type(app).__name__} app itself, which calls it again"
         return Finding(_CHECK, "error", seen, f"app.{name} = LogoutMiddleware(app.{name}, logout)")
     return None
