@@ -39,7 +39,7 @@ class FlaskSession(InterfaceSession):
         claims: Where the ID token claims are: a key, a callable, or `None` for the known places.
 
     Raises:
-        TypeError: `claims` is none of these.
+        TypeError: `app` is not a Flask app, or `claims` none of these.
     """
 
     signed_cookies = SecureCookieSessionInterface

@@ -42,7 +42,7 @@ class LitestarSession:
         claims: Where the ID token claims are: a key, a callable, or `None` for the known places.
 
     Raises:
-        TypeError: `app` or `claims` is none of these.
+        TypeError: `app` is not a Litestar app, or `claims` none of these.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class LitestarSession:
             return await self._stored(backend, connection)
         try:
             contents = await backend.load_from_connection(connection)
-        except Exception:
+        except Exception:  # whatever its text makes Litestar raise; there is no engine that could be away
             return None
         return self._session(None, contents) if contents else None
 

@@ -39,7 +39,7 @@ class QuartSession(InterfaceSession):
         claims: Where the ID token claims are: a key, a callable, or `None` for the known places.
 
     Raises:
-        TypeError: `app` or `claims` is none of these.
+        TypeError: `app` is not a Quart app, or `claims` none of these.
     """
 
     signed_cookies = SecureCookieSessionInterface
