@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
         f"DjangoSession needs {error.name}: pip install 'msal-logout-middleware[django]'", name=error.name
     ) from error
 
+from ..cookies import on_the_wire
 from ..errors import StoreError
 from ..http import Cookie, SameSite
 from ..session import Secrets, Session
@@ -155,7 +156,7 @@ def _engine() -> Any:
 
 def _session_cookies(cookie_header: str) -> tuple[str, ...]:
     """Return what Django may take for the session cookie: WSGI's bytes are UTF-8 to it, ASGI's Latin-1."""
-    sent = cookie_header.encode("latin-1", "replace")
+    sent = on_the_wire(cookie_header)
     texts = [sent.decode(errors="replace")]
     if not sent.isascii():
         texts.append(sent.decode("latin-1"))

@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
         f"LitestarSession needs {error.name}: pip install 'msal-logout-middleware[litestar]'", name=error.name
     ) from error
 
+from ..cookies import on_the_wire
 from ..errors import StoreError
 from ..http import Cookie, SameSite
 from ..session import Session
@@ -209,8 +210,7 @@ class LitestarSession:
         return found[0]
 
     def _connection(self, cookie_header: str) -> Connection:
-        # A header's characters are Latin-1; what is not cannot be part of a session cookie.
-        headers = [(b"cookie", cookie_header.encode("latin-1", "replace"))]
+        headers = [(b"cookie", on_the_wire(cookie_header))]
         scope = {"type": "http", "headers": headers, "app": self._app, "litestar_app": self._app, "state": {}}
         return ASGIConnection(cast("Any", scope))
 
