@@ -45,6 +45,7 @@ FLOORS: dict[str, set[str]] = {
         "trust",
     },
     "flow": {
+        "arguments",
         "back_channel",
         "configuration",
         "ending",
