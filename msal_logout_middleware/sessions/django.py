@@ -85,6 +85,11 @@ class DjangoSession:
         return self.server_side
 
     @property
+    def lifetime_seconds(self) -> float:
+        """For how long a session is taken after it was saved: `SESSION_COOKIE_AGE`."""
+        return float(settings.SESSION_COOKIE_AGE)
+
+    @property
     def secret(self) -> Secrets:
         """The project's `SECRET_KEY`, and its `SECRET_KEY_FALLBACKS`, which it still reads."""
         return tuple(one for one in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS) if one)

@@ -102,6 +102,15 @@ class LitestarSession:
         return isinstance(self._backend(), ServerSideSessionBackend)
 
     @property
+    def lifetime_seconds(self) -> float:
+        """For how long a session is taken after it was saved: the configuration's `max_age`.
+
+        Raises:
+            ValueError: The app has no session middleware, or several.
+        """
+        return float(self._backend().config.max_age)
+
+    @property
     def secret(self) -> bytes | None:
         """The `secret` that the cookies are encrypted by; `None` where sessions are on the server.
 

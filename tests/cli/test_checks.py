@@ -358,6 +358,11 @@ def test_ended_marks_must_outlive_sessions(app, lifetime_seconds, level):
     assert finding.level == level
 
 
+@pytest.mark.parametrize(("told_seconds", "level"), [(2 * DAY, "error"), (DAY, "ok"), (None, "skipped")])
+def test_ended_marks_must_outlive_sessions_whose_lifetime_their_reader_tells(told_seconds, level):
+    assert check_lifetime(None, told_seconds=told_seconds, lifetime_seconds=DAY).level == level
+
+
 @pytest.mark.parametrize(
     ("middleware", "level"),
     [

@@ -62,15 +62,19 @@ def _wrong_door(door: Layer) -> Finding | None:
     return None
 
 
-def check_lifetime(found: Sequence[Layer] | None, *, lifetime_seconds: float) -> Finding:
+def check_lifetime(
+    found: Sequence[Layer] | None, *, told_seconds: float | None = None, lifetime_seconds: float
+) -> Finding:
     """Check whether ended marks outlive every session that they end.
 
     Args:
         found: The app's layers; `None` if only the `Logout` is known.
+        told_seconds: For how long sessions live, by what reads them; `None` if it does not tell.
         lifetime_seconds: For how long ended marks are kept.
     """
     check = "session-lifetime"
     limits = [limit for layer in found or () if (limit := _limit_seconds(layer)) is not None]
+    limits += [] if told_seconds is None else [told_seconds]
     if any(limit == math.inf for limit in limits):
         to_do = "give the session middleware a max_age: without one a copy of a cookie outlives every mark"
         return Finding(check, "error", "the cookies of sessions are good for ever", to_do)
