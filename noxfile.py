@@ -29,11 +29,15 @@ FRAMEWORKS = {
     "pyramid-2.1": ("pyramid==2.1.*",),
     "quart-0.20": ("quart==0.20.*",),
     "quart": ("quart",),
-    "starlette-0.4x": ("starlette==0.46.*", "fastapi"),
+    "starlette-0.42": ("starlette==0.42.*", "fastapi"),
+    "starlette-0.46": ("starlette==0.46.*", "fastapi"),
     "starlette-1": ("starlette==1.*", "fastapi"),
 }
 NEEDS_PYTHON = {"django-6.0": "3.12", "django-6.1": "3.12"}
-TESTS = ("tests/sessions", "tests/examples", "tests/test_django.py", "tests/remote/test_django.py")
+TESTS = (
+    *("tests/sessions", "tests/examples", "tests/test_django.py"),
+    *("tests/remote/test_django.py", "tests/remote/test_remember_cookies.py"),
+)
 
 
 @nox.session(python=PYTHONS)

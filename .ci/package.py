@@ -91,6 +91,8 @@ def check_contents(wheel: Path, sdist: Path) -> None:
         "SECURITY.md",
         "tests/conftest.py",
         "mkdocs.yml",
+        "noxfile.py",
+        ".ci/run",
     }
     assert wanted <= in_sdist, wanted - in_sdist
 

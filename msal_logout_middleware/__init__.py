@@ -70,7 +70,8 @@ if not TYPE_CHECKING:  # type checkers would take every name for one that is the
         try:
             from .stores.sqlalchemy import SQLAlchemyStore  # noqa: PLC0415 - it takes as long as all the rest
         except ModuleNotFoundError as error:
-            raise ImportError(
-                "SQLAlchemyStore needs SQLAlchemy: install msal-logout-middleware[sql]"
+            raise ModuleNotFoundError(
+                f"SQLAlchemyStore needs {error.name}: pip install 'msal-logout-middleware[sql]'",
+                name=error.name,
             ) from error
         return SQLAlchemyStore

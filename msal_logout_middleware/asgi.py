@@ -18,7 +18,7 @@ from ._drive import BlockingWorld, LoopWorld, World, drive, run_beside_loop
 from .exchange import Exchange, may_say
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
 from .layers import layers
-from .logout import AppView, Logout, check_app
+from .logout import AppView, Logout, check_app, check_no_circle
 from .memory import SAMPLED_FROM, Visit
 
 logger = logging.getLogger("msal_logout_middleware")
@@ -70,7 +70,8 @@ class LogoutMiddleware:
         """Answer what is ours; hand everything else to the app, behind the gate.
 
         Raises:
-            RuntimeError: A session middleware is outside of this one, so that it would undo a sign-out.
+            RuntimeError: A session middleware is outside of this one, so that it would undo a sign-out; or the app is
+                one that calls this middleware, so that no request would have an end.
         """
         if scope["type"] != "http":
             await self._not_http(scope, receive, send)
@@ -367,6 +368,7 @@ class LogoutMiddleware:
 
     def _start_upkeep(self) -> None:
         """Have a task of this loop's look after what is left, from time to time."""
+        check_no_circle(self.app, self)
 
         async def keep_tidy() -> None:
             while True:

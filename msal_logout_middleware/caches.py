@@ -109,6 +109,9 @@ class InStore:
         attempts: How often a removal is tried against other writers of the row.
         is_one_users: Whether no two users ever share a key, as with the default one: a row may then go as a whole,
             which a store on another machine does in the one operation that ends a session.
+
+    Raises:
+        ValueError: `attempts` is below 1.
     """
 
     def __init__(

@@ -46,6 +46,11 @@ class Names(tuple[str, ...]):
         return super().__contains__(name) or any(cookie.is_named(str(name)) for cookie in self._chunked)
 
 
+def on_the_wire(cookie_header: str) -> bytes:
+    """Return a header's bytes: its characters are Latin-1 (PEP 3333), and what is not cannot be part of a session's."""
+    return cookie_header.encode("latin-1", "replace")
+
+
 def session_cookies(cookie_header: str, names: Sequence[str]) -> tuple[str, ...]:
     """Return the session cookies that a header may be read as, each as a header of its own.
 

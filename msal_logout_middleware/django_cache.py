@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from django.core.cache import InvalidCacheBackendError, caches
-from django.db import close_old_connections
+try:
+    from django.core.cache import InvalidCacheBackendError, caches
+    from django.db import close_old_connections
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"InDjangoCache needs {error.name}: pip install 'msal-logout-middleware[django]'", name=error.name
+    ) from error
 
 from .app_cache import InAppCache
 from .session import Claims

@@ -90,7 +90,7 @@ class Gate:
         Returns:
             What was found out. Nothing is raised: if the store cannot be asked, that is `unsure`.
         """
-        found: list[tuple[str, Session | Seen]] = []
+        found: Found = []
         try:
             candidates = session_cookies(cookie_header, self.names)
             if len(candidates) > MOST_SESSIONS or is_torn(cookie_header, self.names):

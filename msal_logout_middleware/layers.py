@@ -12,6 +12,8 @@ _INNER = (
     *("wsgi_app", "asgi_app", "app", "application", "wsgi_application"),
     *("asgi_handler", "_app", "wsgi", "_middleware_chain", "__wrapped__", "get_response"),
 )
+# What apps call, and what their users put a middleware around.
+_REPLACED = ("wsgi_app", "asgi_app", "asgi_handler")
 _MOST = 100
 
 
@@ -63,6 +65,17 @@ def layers(app: object) -> Iterator[Layer]:
         if not inspect.isroutine(app):
             yield from _with_listed(app)
         app = next((inner for name in _INNER if (inner := getattr(app, name, None)) is not None), None)
+
+
+def calls_back(app: object, middleware: object) -> str | None:
+    """Return the attribute by which an app calls the very middleware that is around it; `None` if it does not.
+
+    Of what is inside nothing is asked: Litestar's router knows its app, and does not call it.
+    """
+    for name in _REPLACED:
+        if any(layer.source is middleware for layer in layers(getattr(app, name, None))):
+            return name
+    return None
 
 
 def _with_listed(app: object) -> Iterator[Layer]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,13 +12,23 @@ from urllib.parse import unquote, urlsplit
 
 from . import back_channel, front_channel, pages, remote, rp_initiated, upkeep
 from ._drive import BlockingWorld, World, drive, run
+from .arguments import (
+    check_lists,
+    check_numbers,
+    check_parts,
+    check_paths,
+    check_secret,
+    check_switches,
+    checked_origin,
+    whose,
+)
 from .caches import InStore, TokenCaches, home_account_id
 from .configuration import Configuration, OnEvent, OnStoreError, OtherSessions
 from .ending import Steps
 from .errors import LogoutError
 from .gate import Gate
 from .http import Cookie, Request, Response
-from .layers import Layer, layers
+from .layers import Layer, calls_back, layers
 from .logout_token import LogoutTokenRules
 from .marks import KEPT
 from .memory import WorkerState
@@ -34,7 +43,7 @@ from .stores import Store
 from .targets import checked_target, origin_of
 from .token_cache import StoredTokenCache
 
-__all__ = ["AppView", "Logout", "check_app", "logout_in"]
+__all__ = ["AppView", "Logout", "check_app", "check_no_circle", "logout_in"]
 
 CacheKey = Callable[[Claims], str]
 SiteData = Literal["cache", "cookies", "storage", "executionContexts", "*"]
@@ -42,10 +51,6 @@ SiteData = Literal["cache", "cookies", "storage", "executionContexts", "*"]
 _METHODS = ("GET", "POST")
 _DOORS = tuple(f"{__package__}.{door}.LogoutMiddleware" for door in ("asgi", "wsgi", "django"))
 _DAY_SECONDS = 24 * 3600.0
-_STORE_METHODS = (
-    *("load", "replace", "add", "join", "get", "find", "end", "take", "finish", "marks_since", "generation"),
-    *("open_rows", "close"),
-)
 
 
 class Logout:
@@ -128,20 +133,20 @@ class Logout:
         marks_in_memory: int = KEPT,
         on_event: OnEvent | None = None,
     ) -> None:
-        _check_numbers(retry_seconds=retry_seconds, max_url_length=max_url_length)
-        _check_numbers(session_lifetime_seconds=session_lifetime_seconds, marks_in_memory=marks_in_memory)
+        check_numbers(retry_seconds=retry_seconds, max_url_length=max_url_length)
+        check_numbers(session_lifetime_seconds=session_lifetime_seconds, marks_in_memory=marks_in_memory)
         if session_lifetime_seconds == 0:
             raise ValueError(
                 "session_lifetime_seconds=0 must be as long as sessions live: so long what has ended is known"
             )
-        _check_switches(
+        check_switches(
             front_channel_without_sid=front_channel_without_sid,
             close_websockets=close_websockets,
             close_streams=close_streams,
             app_view=app_view,
             id_token_hint=id_token_hint,
         )
-        _check_parts(provider=provider, session=session, store=store, caches=caches)
+        check_parts(provider=provider, session=session, store=store, caches=caches)
         if not isinstance(logout_token_rules, (LogoutTokenRules, NoneType)):
             raise TypeError("logout_token_rules must be such as LogoutTokenRules(strict_type=True)")
         if not (on_event is None or callable(on_event)):
@@ -149,8 +154,8 @@ class Logout:
         if session is not None and claims is not None:
             raise ValueError("claims= is for sessions that are found in the app; give it to session= instead")
         claims_finder(claims)  # raises what is wrong with it now
-        _check_secret(secret)
-        _check_lists(
+        check_secret(secret)
+        check_lists(
             return_to=return_to,
             delete_cookies=delete_cookies,
             clear_site_data=clear_site_data,
@@ -171,7 +176,7 @@ class Logout:
             "front_channel_path": front_channel_path,
             "back_channel_path": back_channel_path,
         }
-        _check_paths(paths)
+        check_paths(paths)
         if other_sessions not in get_args(OtherSessions):
             raise ValueError(f"other_sessions={other_sessions!r} must be 'keep' or 'end'")
         if on_store_error not in ("page", "redirect"):
@@ -201,7 +206,7 @@ class Logout:
             post_logout_redirect_uri=home,
             landing_page=checked_target(landing_page or home, name="landing_page", relative=True),
             return_to=tuple(checked_target(url, name="return_to", relative=True) for url in return_to),
-            origins=frozenset(map(_checked_origin, origins)),
+            origins=frozenset(map(checked_origin, origins)),
             id_token_hint=id_token_hint,
             max_url_length=max_url_length,
             delete_cookies=tuple(c if isinstance(c, Cookie) else Cookie(c) for c in delete_cookies),
@@ -340,7 +345,7 @@ class Logout:
             ValueError: It does not say whose sessions.
             TypeError: One of them is no string, or a part of this `Logout` is asynchronous.
         """
-        return run(self._end(_sought(iss, sub, sid, oid, tid), BlockingWorld()))
+        return run(self._end(whose(iss, sub, sid, oid, tid), BlockingWorld()))
 
     async def aend_sessions(
         self,
@@ -357,7 +362,7 @@ class Logout:
             ValueError: It does not say whose sessions.
             TypeError: One of them is no string.
         """
-        sought = _sought(iss, sub, sid, oid, tid)
+        sought = whose(iss, sub, sid, oid, tid)
         return await drive(lambda world: self._end(sought, world), blocks=self.configuration.blocks)
 
     def count_sessions(
@@ -376,7 +381,7 @@ class Logout:
             TypeError: One of them is no string, or a part of this `Logout` is asynchronous.
             StoreError: The store cannot be asked.
         """
-        return run(remote.count(self.configuration, _sought(iss, sub, sid, oid, tid)))
+        return run(remote.count(self.configuration, whose(iss, sub, sid, oid, tid)))
 
     async def acount_sessions(
         self,
@@ -394,7 +399,7 @@ class Logout:
             TypeError: One of them is no string.
             StoreError: The store cannot be asked.
         """
-        sought = _sought(iss, sub, sid, oid, tid)
+        sought = whose(iss, sub, sid, oid, tid)
         return await drive(
             lambda _: remote.count(self.configuration, sought), blocks=self.configuration.blocks
         )
@@ -453,90 +458,10 @@ class Logout:
         return StoredTokenCache(self.store, key=key, cache_key=self.cache_key)
 
 
-def _sought(iss: str | None, sub: str | None, sid: str | None, oid: str | None, tid: str | None) -> Sought:
-    for name, value in {"iss": iss, "sub": sub, "sid": sid, "oid": oid, "tid": tid}.items():
-        if not isinstance(value, (str, NoneType)):
-            raise TypeError(
-                f"{name}= must be a string, as in the ID token, not of type {type(value).__name__}"
-            )
-        if value == "":
-            raise ValueError(f"{name}= is empty, which names nobody")
-    if (oid is None) != (tid is None):
-        raise ValueError("oid= and tid= name a user together")
-    if sub is not None and iss is None:
-        raise ValueError("sub= names a user only together with iss=, the iss of their ID tokens")
-    named = [name for name, value in {"sub": sub, "sid": sid, "oid": oid}.items() if value is not None]
-    if not named or ("oid" in named and len(named) > 1):
-        raise ValueError("say whose sessions: by iss= and sub=, by sid=, or by oid= and tid=")
-    return Sought(iss=iss, sub=sub, sid=sid, oid=oid, tid=tid)
-
-
-def _checked_origin(url: str) -> str:
-    parts = urlsplit(checked_target(url, name="origin"))
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"origin={url!r} must end after the host, as in 'https://app.example.com'")
-    return origin_of(url)
-
-
-def _check_numbers(**numbers: object) -> None:
-    for name, number in numbers.items():
-        if not isinstance(number, (int, float)) or isinstance(number, bool):
-            raise TypeError(f"{name} must be a number, not {number!r} (of a timedelta give .total_seconds())")
-        if not 0 <= number < math.inf:
-            raise ValueError(f"{name}={number!r} must be finite, and not below 0")
-
-
-def _check_switches(**switches: object) -> None:
-    for name, switch in switches.items():
-        if not isinstance(switch, bool):  # "false", from the environment, would turn it on
-            raise TypeError(f"{name} must be True or False, not {switch!r}")
-
-
-def _check_lists(**lists: object) -> None:
-    for name, value in lists.items():
-        if isinstance(value, (str, Cookie)):
-            raise TypeError(f"{name} must be a list, such as {name}=[{value!r}]")
-
-
-def _check_paths(paths: Mapping[str, str | None]) -> None:
-    given = {name: path for name, path in paths.items() if path is not None or name == "logout_path"}
-    for name, path in given.items():
-        if not isinstance(path, str):
-            turned_off = "" if name == "logout_path" else ", or None if there is none"
-            raise TypeError(f"{name} must be a path, such as '/logout'{turned_off}, not {path!r}")
-        if not path.startswith("/") or path.startswith("//") or set("?#%") & set(path):
-            raise ValueError(
-                f"{name}={path!r} must be a path, decoded and without a query, that begins with one slash, such as "
-                "'/logout'"
-            )
-    if len(set(given.values())) < len(given):
-        raise ValueError(f"{', '.join(given)} must be different paths")
-
-
-def _check_secret(secret: object) -> None:
-    secrets = [secret] if isinstance(secret, (str, bytes, NoneType)) else secret
-    if not isinstance(secrets, Sequence) or not all(
-        isinstance(one, (str, bytes, NoneType)) for one in secrets
-    ):
-        raise TypeError("secret must be str or bytes, or a list of them")
-
-
 def _secrets(secret: Secrets, session: SessionReader) -> list[str | bytes]:
     given = session.secret if secret is None else secret
     secrets = [given] if isinstance(given, (str, bytes, NoneType)) else given
     return [one for one in secrets if one]
-
-
-def _check_parts(*, provider: object, session: object, store: object, caches: object) -> None:
-    if not isinstance(provider, Provider):
-        raise TypeError("provider must be a Provider, such as Provider.entra(tenant, client_id)")
-    if session is not None:
-        _check_methods(
-            "session", session, ("read", "load", "delete"), "FlaskSession(app) or ASGISession(app)"
-        )
-    _check_methods("store", store, _STORE_METHODS, 'SQLiteStore("logout.db")')
-    if caches is not None:
-        _check_methods("caches", caches, ("cache_key", "remove_accounts"), 'InSession("_token_cache")')
 
 
 def check_app(app: object, logout: object, *, parameters: int, otherwise: str) -> None:
@@ -569,6 +494,24 @@ def check_app(app: object, logout: object, *, parameters: int, otherwise: str) -
         )
 
 
+def check_no_circle(app: object, middleware: object) -> None:
+    """Check a middleware that is about to serve: when it was made, nothing called it yet.
+
+    Args:
+        app: What it is around.
+        middleware: The middleware.
+
+    Raises:
+        RuntimeError: The app calls it, so that no request would have an end.
+    """
+    name = calls_back(app, middleware)
+    if name is not None:
+        raise RuntimeError(
+            f"LogoutMiddleware wraps the {type(app).__name__} app itself, which calls it again: "
+            f"app.{name} = LogoutMiddleware(app.{name}, logout)"
+        )
+
+
 def logout_in(layer: Layer) -> Logout | None:
     """Return the `Logout` that a layer was given, if it is one of our middlewares, or will be one."""
     if not layer.is_of(*_DOORS):
@@ -579,15 +522,3 @@ def logout_in(layer: Layer) -> Logout | None:
         *getattr(options, "args", ()),
     )
     return next((value for value in given if isinstance(value, Logout)), None)
-
-
-def _check_methods(name: str, part: object, methods: tuple[str, ...], example: str) -> None:
-    if type(part).__module__ == "werkzeug.local":  # such as flask.session, which is there in a request only
-        raise TypeError(f"{name} must be an object such as {example}, not flask's {name} of one request")
-    missing = [method for method in methods if not callable(getattr(part, method, None))]
-    if isinstance(part, type):
-        raise TypeError(f"{name} must be an object such as {example}, not the class {part.__name__}")
-    if missing:  # of a URL nothing is told: it may have a password in it
-        raise TypeError(
-            f"{name} must be an object such as {example}; a {type(part).__name__} has no {', '.join(missing)}"
-        )

@@ -48,7 +48,8 @@ class SessionReader(Protocol):
 
     Its methods are all plain functions or all coroutine functions. One whose sessions are all in the cookie may have
     the attribute `server_side = False`, which spares looking for others. One that knows cookies by which the app signs
-    a user in again may have `remember_cookies`, of the kind of `cookies`: they are deleted and cut out with these.
+    a user in again may have `remember_cookies`, of the kind of `cookies`: they are deleted and cut out with these. One
+    that knows for how long its framework takes a session may have `lifetime_seconds`, for `msal-logout doctor`.
     """
 
     @property

@@ -86,6 +86,9 @@ class StoredTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]  # MS
             loaded, and the key is what `cache_key` makes of the claims that the sign-in brings.
         cache_key: Makes the key of ID token claims, as in `InStore(store, cache_key=...)`.
         attempts: How often a save is tried against other writers of the row.
+
+    Raises:
+        ValueError: `attempts` is below 1.
     """
 
     def __init__(

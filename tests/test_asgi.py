@@ -4,6 +4,8 @@ import threading
 
 import anyio
 import pytest
+import quart
+from litestar import Litestar
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 
@@ -57,6 +59,19 @@ def test_middleware_inside_the_session_middleware_is_told():
         door.call("GET", "/logout", SAME, b"")
     assert door.call("GET", "/?code=of-a-sign-in&state=x", SAME, b"").status == 200
     assert door.call("GET", "/x", SAME, b"").status == 200
+
+
+@pytest.mark.parametrize(
+    ("around", "name"),
+    [(quart.Quart("x"), "asgi_app"), (Litestar(logging_config=None), "asgi_handler")],
+    ids=["Quart", "Litestar"],
+)
+def test_app_that_calls_the_middleware_around_it_is_told_what_to_wrap(around, name):
+    middleware = make(around)
+    setattr(around, name, middleware)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=rf"app\.{name} = LogoutMiddleware\(app\.{name}, logout\)"):
+            AsgiDoor(middleware).call("GET", "/", {}, b"")
 
 
 def test_scope_may_lack_what_it_may_lack():

@@ -226,3 +226,19 @@ def test_each_test_that_the_table_of_frameworks_names_is_there() -> None:
     named = re.findall(r"`(tests/[^`]+)`", (ROOT / "docs/frameworks/index.md").read_text())
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_each_version_of_a_framework_that_is_tested_is_in_the_table_of_frameworks() -> None:
+    tree = ast.parse((ROOT / "noxfile.py").read_text())
+    (versions,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FRAMEWORKS"
+    )
+    rows = column_of("frameworks/index.md", heading="## Which versions", number=2).splitlines()
+    names = column_of("frameworks/index.md", heading="## Which versions").splitlines()
+    told = {(name.split(",")[0].strip().lower(), row) for name, row in zip(names, rows, strict=True)}
+    for requirements in versions.values():
+        name, _, version = requirements[0].removesuffix(".*").partition("==")
+        (row,) = (row for framework, row in told if framework == name)
+        assert version in row, (name, version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ FLOORS: dict[str, set[str]] = {
         "trust",
     },
     "flow": {
+        "arguments",
         "back_channel",
         "configuration",
         "ending",
@@ -199,14 +201,28 @@ def test_whatever_needs_no_extra_is_imported_without_any() -> None:
     import_without(ALL_EXTRAS, plain)
 
 
-def test_sql_store_says_what_to_install_where_its_extra_is_not() -> None:
-    program = (
-        "import sys; sys.modules['sqlalchemy'] = None\n"
-        f"try: from {PACKAGE} import SQLAlchemyStore\n"
-        "except ImportError as error: print(error)"
+@pytest.mark.parametrize(
+    ("needs_it", "package", "extra"),
+    [
+        ("from {}.sessions.flask import FlaskSession", "flask", "flask"),
+        ("from {}.sessions.quart import QuartSession", "quart", "quart"),
+        ("from {}.sessions.litestar import LitestarSession", "litestar", "litestar"),
+        ("from {}.sessions.pyramid import PyramidSession", "pyramid", "pyramid"),
+        ("from {}.sessions.django import DjangoSession", "django", "django"),
+        ("from {}.django_cache import InDjangoCache", "django", "django"),
+        ("import {}.django", "django", "django"),
+        ("import {}.django", "asgiref", "django"),
+        ("from {} import SQLAlchemyStore", "sqlalchemy", "sql"),
+    ],
+)
+def test_what_needs_an_extra_says_what_to_install(needs_it: str, package: str, extra: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; {needs_it.format(PACKAGE)}"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    name = needs_it.format(PACKAGE).split()[-1]
+    said = (
+        rf"ModuleNotFoundError: {name} needs {package}[.\w]*: pip install 'msal-logout-middleware\[{extra}\]'"
     )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert said == "SQLAlchemyStore needs SQLAlchemy: install msal-logout-middleware[sql]\n"
+    assert re.fullmatch(said, ran.stderr.splitlines()[-1])
 
 
 def test_package_imports_no_engine_before_it_is_asked_for() -> None:

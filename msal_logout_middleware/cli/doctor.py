@@ -62,7 +62,11 @@ async def examine(loaded: Loaded, *, claims: Mapping[str, Any] | None, url: str 
         check_middleware(found),
         check_secret(loaded.name, loaded.logout),
         *session_findings,
-        check_lifetime(found, lifetime_seconds=config.session_lifetime_seconds),
+        check_lifetime(
+            found,
+            told_seconds=_told(config, "lifetime_seconds"),
+            lifetime_seconds=config.session_lifetime_seconds,
+        ),
         *check_cookies(cookies, url=url, logout_path=config.logout_path),
         *await _stores(config),
         *check_claims(
@@ -70,7 +74,7 @@ async def examine(loaded: Loaded, *, claims: Mapping[str, Any] | None, url: str 
             config,
             issued=issued(claims or {}, answers, config.provider),
             is_microsoft=is_microsoft(answers),
-            server_side=_server_side(config),
+            server_side=_told(config, "server_side"),
         ),
         *check_provider(answers, config),
         check_urls(register),
@@ -99,7 +103,7 @@ async def _load(config: Configuration) -> None:
 
 async def _stores(config: Configuration) -> list[Finding]:
     said = workers_said(os.environ, Path.cwd())
-    token_caches = check_token_caches(config.caches, said, server_side=_server_side(config))
+    token_caches = check_token_caches(config.caches, said, server_side=_told(config, "server_side"))
     return [check_workers(config.store, said), token_caches, *await check_store(config.store)]
 
 
@@ -111,15 +115,16 @@ def _has_back_channel(answers: Sequence[Answer]) -> bool:
     return any(metadata.get("backchannel_logout_supported") is True for metadata in known)
 
 
-def _server_side(config: Configuration) -> bool | None:
+def _told(config: Configuration, name: str) -> Any:
+    """Return what the session's reader says of itself; `None` if it says nothing."""
     try:
-        return getattr(config.session, "server_side", None)
+        return getattr(config.session, name, None)
     except (TypeError, ValueError):  # there is no session middleware
         return None
 
 
 def _found(config: Configuration, cookies: Sequence[Cookie]) -> Iterator[tuple[str, str]]:
-    kept = {True: ", on the server", False: ", in the cookie", None: ""}[_server_side(config)]
+    kept = {True: ", on the server", False: ", in the cookie", None: ""}[_told(config, "server_side")]
     urls = [source.url for source in sources(config.provider) if source.url is not None]
     yield "provider", ", ".join([f"client id {config.provider.client_id}", *urls])
     yield "session", type(config.session).__name__ + kept

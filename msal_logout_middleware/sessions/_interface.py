@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from ..http import Cookie, SameSite
 from ..session import Secrets, Session
 from .presets import ClaimsAt, claims_finder
+
+Interface = TypeVar("Interface")
 
 
 class InterfaceSession:
@@ -74,3 +77,12 @@ class InterfaceSession:
         if session_id is not None and cookie != session_id and not cookie.startswith(f"{session_id}."):
             return None
         return Session(id=session_id, claims=self._find_claims(contents), contents=contents)
+
+
+def unsigned(interface: Interface) -> Interface:
+    """Return an interface that opens a session by its bare id: with `SESSION_USE_SIGNER` only cookies are signed."""
+    if not getattr(interface, "use_signer", False):
+        return interface
+    bare: Any = copy(interface)
+    bare.use_signer = False
+    return cast("Interface", bare)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from .._drive import run
+from ..cookies import on_the_wire
 from ..errors import StoreError
 from ..http import Cookie
 from ..layers import keeps_sessions
@@ -299,8 +300,7 @@ def _scope(
         "raw_path": f"{root_path}/".encode(),
         "query_string": b"",
         "root_path": root_path,
-        # A header's characters are Latin-1; what is not cannot be part of a session cookie.
-        "headers": [(b"cookie", cookie_header.encode("latin-1", "replace"))] if cookie_header else [],
+        "headers": [(b"cookie", on_the_wire(cookie_header))] if cookie_header else [],
         "client": None,
         "server": None,
         _STORY: story,

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 from itsdangerous import BadData
 
 from .._drive import MaybeAwaitable, run, settle
+from ..cookies import on_the_wire
 from ..errors import StoreError
 from ..http import Cookie
 from ..session import Secrets, Session
@@ -97,8 +98,7 @@ class CallableSession:
         Raises:
             Exception: What the functions raise.
         """
-        # A header's characters are Latin-1; what is not cannot be part of a session cookie.
-        return self._driven(self._session_of(cookie_header.encode("latin-1", "replace").decode("latin-1")))
+        return self._driven(self._session_of(on_the_wire(cookie_header).decode("latin-1")))
 
     def load(self, session_id: str) -> MaybeAwaitable[Session | None]:
         """Return a server-side session by its id.

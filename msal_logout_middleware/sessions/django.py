@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
         f"DjangoSession needs {error.name}: pip install 'msal-logout-middleware[django]'", name=error.name
     ) from error
 
+from ..cookies import on_the_wire
 from ..errors import StoreError
 from ..http import Cookie, SameSite
 from ..session import Secrets, Session
@@ -82,6 +83,11 @@ class DjangoSession:
     def blocking(self) -> bool:
         """Whether a session is waited for; to read one from its cookie takes no time."""
         return self.server_side
+
+    @property
+    def lifetime_seconds(self) -> float:
+        """For how long a session is taken after it was saved: `SESSION_COOKIE_AGE`."""
+        return float(settings.SESSION_COOKIE_AGE)
 
     @property
     def secret(self) -> Secrets:
@@ -155,7 +161,7 @@ def _engine() -> Any:
 
 def _session_cookies(cookie_header: str) -> tuple[str, ...]:
     """Return what Django may take for the session cookie: WSGI's bytes are UTF-8 to it, ASGI's Latin-1."""
-    sent = cookie_header.encode("latin-1", "replace")
+    sent = on_the_wire(cookie_header)
     texts = [sent.decode(errors="replace")]
     if not sent.isascii():
         texts.append(sent.decode("latin-1"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from copy import copy
 from typing import TYPE_CHECKING, Any, cast
 
 from itsdangerous import BadData
@@ -16,10 +15,11 @@ except ModuleNotFoundError as error:
         f"FlaskSession needs {error.name}: pip install 'msal-logout-middleware[flask]'", name=error.name
     ) from error
 
+from ..cookies import on_the_wire
 from ..errors import StoreError
 from ..http import Cookie, SameSite
 from ..session import Session
-from ._interface import InterfaceSession
+from ._interface import InterfaceSession, unsigned
 from .presets import ClaimsAt
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class FlaskSession(InterfaceSession):
         claims: Where the ID token claims are: a key, a callable, or `None` for the known places.
 
     Raises:
-        TypeError: `claims` is none of these.
+        TypeError: `app` is not a Flask app, or `claims` none of these.
     """
 
     signed_cookies = SecureCookieSessionInterface
@@ -84,10 +84,7 @@ class FlaskSession(InterfaceSession):
         Raises:
             Exception: As `read`.
         """
-        interface = self._app.session_interface
-        if getattr(interface, "use_signer", False):  # SESSION_USE_SIGNER: only cookies carry the signature
-            interface = copy(interface)
-            cast("Any", interface).use_signer = False
+        interface = unsigned(self._app.session_interface)
         name = interface.get_cookie_name(self._app)
         session = self._open(interface, dump_cookie(name, session_id, path=None, max_size=0))
         return session if session and session.id == session_id else None
@@ -125,8 +122,7 @@ class FlaskSession(InterfaceSession):
         return self._session(opened, cookie)
 
     def _request(self, cookie_header: str) -> Request:
-        # A header's characters are Latin-1 (PEP 3333); what is not cannot be part of a session cookie.
-        header = cookie_header.encode("latin-1", "replace").decode("latin-1")
+        header = on_the_wire(cookie_header).decode("latin-1")
         return self._app.request_class({"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_COOKIE": header})
 
 

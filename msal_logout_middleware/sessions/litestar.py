@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
         f"LitestarSession needs {error.name}: pip install 'msal-logout-middleware[litestar]'", name=error.name
     ) from error
 
+from ..cookies import on_the_wire
 from ..errors import StoreError
 from ..http import Cookie, SameSite
 from ..session import Session
@@ -42,7 +43,7 @@ class LitestarSession:
         claims: Where the ID token claims are: a key, a callable, or `None` for the known places.
 
     Raises:
-        TypeError: `app` or `claims` is none of these.
+        TypeError: `app` is not a Litestar app, or `claims` none of these.
     """
 
     def __init__(
@@ -101,6 +102,15 @@ class LitestarSession:
         return isinstance(self._backend(), ServerSideSessionBackend)
 
     @property
+    def lifetime_seconds(self) -> float:
+        """For how long a session is taken after it was saved: the configuration's `max_age`.
+
+        Raises:
+            ValueError: The app has no session middleware, or several.
+        """
+        return float(self._backend().config.max_age)
+
+    @property
     def secret(self) -> bytes | None:
         """The `secret` that the cookies are encrypted by; `None` where sessions are on the server.
 
@@ -121,7 +131,7 @@ class LitestarSession:
             return await self._stored(backend, connection)
         try:
             contents = await backend.load_from_connection(connection)
-        except Exception:
+        except Exception:  # whatever its text makes Litestar raise; there is no engine that could be away
             return None
         return self._session(None, contents) if contents else None
 
@@ -209,8 +219,7 @@ class LitestarSession:
         return found[0]
 
     def _connection(self, cookie_header: str) -> Connection:
-        # A header's characters are Latin-1; what is not cannot be part of a session cookie.
-        headers = [(b"cookie", cookie_header.encode("latin-1", "replace"))]
+        headers = [(b"cookie", on_the_wire(cookie_header))]
         scope = {"type": "http", "headers": headers, "app": self._app, "litestar_app": self._app, "state": {}}
         return ASGIConnection(cast("Any", scope))
 

@@ -20,7 +20,7 @@ KNOWN_PLACES: Final = (
     "id_token_claims",  # apps that keep what MSAL calls it
 )
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger("msal_logout_middleware")
 
 
 def claims_finder(at: ClaimsAt) -> Callable[[Contents], Claims | None]:
@@ -108,7 +108,7 @@ def _are_claims(value: object) -> bool:
 
 @cache
 def _tell_of_other_place(place: str, argument: str) -> None:
-    _logger.error(
+    logger.error(
         "ID token claims are in the session at %s, where nobody looks for them: nobody counts as signed in, and no"
         " token is removed. Give the session %s.",
         place,
@@ -118,7 +118,7 @@ def _tell_of_other_place(place: str, argument: str) -> None:
 
 @cache
 def _tell_once(where: str) -> None:
-    _logger.error(
+    logger.error(
         "What is found %s in the session are not ID token claims: `iss` or `sub` is missing. Nobody counts as "
         "signed in there, so no token is removed. Say with claims= where the ID token claims are.",
         where,

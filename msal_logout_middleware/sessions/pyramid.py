@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
         f"PyramidSession needs {error.name}: pip install 'msal-logout-middleware[pyramid]'", name=error.name
     ) from error
 
+from ..cookies import on_the_wire
 from ..errors import StoreError
 from ..http import Cookie
 from ..session import Session
@@ -190,8 +191,7 @@ class PyramidSession:
 
     def open(self, cookie_header: str) -> tuple[_PyramidSession, Any]:
         """Return what the factory makes of a `Cookie` header, and the request that it was given."""
-        # A header's characters are Latin-1 (PEP 3333); what is not cannot be part of a session cookie.
-        header = cookie_header.encode("latin-1", "replace").decode("latin-1")
+        header = on_the_wire(cookie_header).decode("latin-1")
         environ = {
             "REQUEST_METHOD": "GET",
             "SCRIPT_NAME": "",

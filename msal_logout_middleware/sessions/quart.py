@@ -16,9 +16,10 @@ except ModuleNotFoundError as error:
         f"QuartSession needs {error.name}: pip install 'msal-logout-middleware[quart]'", name=error.name
     ) from error
 
+from ..cookies import on_the_wire
 from ..errors import StoreError
 from ..session import Session
-from ._interface import InterfaceSession
+from ._interface import InterfaceSession, unsigned
 from .presets import ClaimsAt
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class QuartSession(InterfaceSession):
         claims: Where the ID token claims are: a key, a callable, or `None` for the known places.
 
     Raises:
-        TypeError: `app` or `claims` is none of these.
+        TypeError: `app` is not a Quart app, or `claims` none of these.
     """
 
     signed_cookies = SecureCookieSessionInterface
@@ -64,10 +65,7 @@ class QuartSession(InterfaceSession):
         Raises:
             Exception: As `read`.
         """
-        interface = await self._interface()
-        if getattr(interface, "use_signer", False):  # SESSION_USE_SIGNER: only cookies carry the signature
-            interface = copy(interface)
-            cast("Any", interface).use_signer = False
+        interface = unsigned(await self._interface())
         name = interface.get_cookie_name(self._app)
         session = await self._open(interface, dump_cookie(name, session_id, path=None, max_size=0))
         return session if session and session.id == session_id else None
@@ -124,8 +122,7 @@ class QuartSession(InterfaceSession):
         return self._session(opened, cookie)
 
     def _request(self, cookie_header: str) -> Request:
-        # A header's characters are Latin-1; what is not cannot be part of a session cookie.
-        header = cookie_header.encode("latin-1", "replace").decode("latin-1")
+        header = on_the_wire(cookie_header).decode("latin-1")
         # Without the user's address: quart-session's SESSION_PROTECTION would delete the record for another one.
         headers, scope = Headers({"Cookie": header}), cast("HTTPScope", {"type": "http", "extensions": {}})
         request: Request = self._app.request_class(

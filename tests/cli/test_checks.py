@@ -10,6 +10,8 @@ import pytest
 import starsessions
 from cachelib import SimpleCache
 from flask import Flask
+from litestar import Litestar
+from litestar.middleware.session.client_side import CookieBackendConfig
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -34,6 +36,7 @@ from msal_logout_middleware.errors import StoreError
 from msal_logout_middleware.layers import layers
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
+from msal_logout_middleware.sessions.litestar import LitestarSession
 from msal_logout_middleware.stores import Ending, Weakness
 from msal_logout_middleware.wsgi import LogoutMiddleware as WSGIMiddleware
 from tests.cli import SECRET
@@ -266,6 +269,14 @@ def starlette_with(*, session_first=True, times=1):
     return app
 
 
+def litestar_with(around):
+    """Litestar as its documentation has it, or with the middleware around the app that calls it."""
+    sessions = CookieBackendConfig(secret=SECRET.encode()[:16])
+    app = Litestar(middleware=[sessions.middleware], logging_config=None)
+    app.asgi_handler = ASGIMiddleware(around(app), logout_of(LitestarSession(app), secret=SECRET))
+    return app
+
+
 @pytest.mark.parametrize(
     "app",
     [
@@ -274,6 +285,7 @@ def starlette_with(*, session_first=True, times=1):
         flask_with(inside=[BeakerLike]),
         starlette_with(),
         ASGIMiddleware(starlette_with(times=0), logout_of(ASGISession(starlette_with(times=0)))),
+        litestar_with(lambda app: app.asgi_handler),
     ],
 )
 def test_middleware_outside_of_the_sessions_is_fine(app):
@@ -303,6 +315,12 @@ def test_middleware_around_the_app_that_calls_it_is_an_error():
     finding = check_middleware(list(layers(app)))
     assert (finding.level, "calls it again" in finding.seen) == ("error", True)
     assert finding.to_do == "app.wsgi_app = LogoutMiddleware(app.wsgi_app, logout)"
+
+
+def test_middleware_around_the_litestar_app_that_calls_it_is_an_error():
+    finding = check_middleware(list(layers(litestar_with(lambda app: app))))
+    assert (finding.level, "calls it again" in finding.seen) == ("error", True)
+    assert finding.to_do == "app.asgi_handler = LogoutMiddleware(app.asgi_handler, logout)"
 
 
 def test_middleware_of_the_other_kind_is_an_error():
@@ -338,6 +356,11 @@ DAY = 86400
 def test_ended_marks_must_outlive_sessions(app, lifetime_seconds, level):
     finding = check_lifetime(list(layers(app)), lifetime_seconds=lifetime_seconds)
     assert finding.level == level
+
+
+@pytest.mark.parametrize(("told_seconds", "level"), [(2 * DAY, "error"), (DAY, "ok"), (None, "skipped")])
+def test_ended_marks_must_outlive_sessions_whose_lifetime_their_reader_tells(told_seconds, level):
+    assert check_lifetime(None, told_seconds=told_seconds, lifetime_seconds=DAY).level == level
 
 
 @pytest.mark.parametrize(

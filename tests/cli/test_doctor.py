@@ -314,3 +314,5 @@ def test_django_project_is_seen_through_its_settings(shop, provider, migrated, l
     told = as_json(msal_logout(shop, "doctor", "shop:app", "--json"))
     assert (levels(told)["middleware"], levels(told)["session"]) == ("ok", level)
     assert told["found"]["session"] == "DjangoSession, on the server"
+    (lifetime,) = [finding for finding in told["checks"] if finding["check"] == "session-lifetime"]
+    assert (lifetime["level"], "sessions live for 14 days" in lifetime["seen"]) == ("ok", True)

@@ -182,6 +182,7 @@ def test_what_keeps_the_sessions_and_its_secret_are_told() -> None:
     session = LitestarSession(litestar_app(CookieBackendConfig(secret=SECRET)))
     assert repr(session) == "LitestarSession(ClientSideSessionBackend)"
     assert session.secret == SECRET
+    assert session.lifetime_seconds == 14 * 86400
     session = LitestarSession(litestar_app(ServerSideSessionConfig()))
     assert repr(session) == "LitestarSession(ServerSideSessionBackend)"
     assert session.secret is None

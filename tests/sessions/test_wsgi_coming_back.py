@@ -31,6 +31,7 @@ from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.sessions.pyramid import PyramidSession
 from tests.doors import Browser, WsgiDoor
 from tests.remote.conftest import signing_in
+from tests.remote.test_back_channel import build
 from tests.sites import Site
 from tests.stores.servers import Server, serving
 
@@ -357,3 +358,12 @@ def test_front_channel_logout_without_a_cookie_ends_the_session_and_no_other(
     other = site.sign_in(signing_in("bob", sid="s-2"))
     assert site.front_channel(sid="s-1").status == 200
     assert (site.user(browser), site.user(other)) == (None, BOB)
+
+
+def test_logout_token_ends_the_session_and_no_other(any_app: Callable[[Site], Any], provider: Any) -> None:
+    caller = build(provider, Site("WSGI", any_app))
+    site = caller.site
+    browser, other = site.sign_in(caller.claims("alice", "s-1")), site.sign_in(caller.claims("bob", "s-2"))
+    thief = site.copy(browser)
+    assert caller.calls(sid="s-1").status == 200
+    assert (site.user(browser), site.user(thief), site.user(other)) == (None, None, BOB)

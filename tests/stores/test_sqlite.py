@@ -24,6 +24,7 @@ import pytest
 
 from msal_logout_middleware.errors import StoreError
 from msal_logout_middleware.stores import Ended, Ending, Jti, KeyMark, SessionRecord
+from msal_logout_middleware.stores import _sqlite_file as sqlite_file
 from msal_logout_middleware.stores import sqlite as sqlite_module
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from msal_logout_middleware.testing.store_contract import Clock
@@ -432,8 +433,8 @@ def test_change_that_cannot_be_written_whole_is_not_written_at_all(
 
 
 def test_sqlite_without_strict_tables_is_enough(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    schema = [statement.replace(", STRICT", "").replace("STRICT", "") for statement in sqlite_module._SCHEMA]
-    monkeypatch.setattr(sqlite_module, "_SCHEMA", schema)
+    schema = [statement.replace(", STRICT", "").replace("STRICT", "") for statement in sqlite_file._SCHEMA]
+    monkeypatch.setattr(sqlite_file, "_SCHEMA", schema)
     write(store, b"1")
     record = SessionRecord("h", "s", ("k",), 1.0, b"sealed", 9e9)
     assert store.add(record, sign_in=True)
@@ -671,11 +672,11 @@ def test_fork_waits_for_a_call_in_another_thread(path: Path) -> None:
 # In a process of its own, where no other module's lock is held by who forks.
 _TWO_FORKS = """
 import os, sys, threading
-from msal_logout_middleware.stores import sqlite
+from msal_logout_middleware.stores import _sqlite_file, sqlite
 
 store = sqlite.SQLiteStore(sys.argv[1])
 both, here, forked = threading.Barrier(2), threading.local(), []
-before_fork = sqlite._Database.before_fork
+before_fork = _sqlite_file.Database.before_fork
 
 def together(database):
     if not hasattr(here, "came"):
@@ -689,7 +690,7 @@ def fork():
         os._exit(0)
     forked.append(os.waitpid(pid, 0)[1])
 
-sqlite._Database.before_fork = together
+_sqlite_file.Database.before_fork = together
 threads = [threading.Thread(target=fork, daemon=True) for _ in range(2)]
 for thread in threads:
     thread.start()

@@ -68,7 +68,8 @@ def _secure(cookie: Cookie, app: SplitResult) -> _Problem | None:
 
 
 _MAKE_SECURE = (
-    "SESSION_COOKIE_SECURE=True (Flask), https_only=True (Starlette), cookie_https_only=True (starsessions)"
+    "SESSION_COOKIE_SECURE=True (Flask, Quart, Django), https_only=True (Starlette), cookie_https_only=True "
+    "(starsessions), secure=True (Litestar, Pyramid)"
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from ... import wsgi
-from ...layers import Layer, layers
+from ...layers import Layer, calls_back
 from ...logout import logout_in
 from . import Finding
 
@@ -56,22 +56,25 @@ def _wrong_door(door: Layer) -> Finding | None:
         )
         return Finding(_CHECK, "error", seen, "for an ASGI app use msal_logout_middleware.asgi")
     app = getattr(door.source, "app", None)
-    if any(layer.source is door.source for layer in layers(app)):
-        name = "asgi_app" if hasattr(app, "asgi_app") else "wsgi_app"
+    if (name := calls_back(app, door.source)) is not None:
         seen = f"LogoutMiddleware wraps the {type(app).__name__} app itself, which calls it again"
         return Finding(_CHECK, "error", seen, f"app.{name} = LogoutMiddleware(app.{name}, logout)")
     return None
 
 
-def check_lifetime(found: Sequence[Layer] | None, *, lifetime_seconds: float) -> Finding:
+def check_lifetime(
+    found: Sequence[Layer] | None, *, told_seconds: float | None = None, lifetime_seconds: float
+) -> Finding:
     """Check whether ended marks outlive every session that they end.
 
     Args:
         found: The app's layers; `None` if only the `Logout` is known.
+        told_seconds: For how long sessions live, by what reads them; `None` if it does not tell.
         lifetime_seconds: For how long ended marks are kept.
     """
     check = "session-lifetime"
     limits = [limit for layer in found or () if (limit := _limit_seconds(layer)) is not None]
+    limits += [] if told_seconds is None else [told_seconds]
     if any(limit == math.inf for limit in limits):
         to_do = "give the session middleware a max_age: without one a copy of a cookie outlives every mark"
         return Finding(check, "error", "the cookies of sessions are good for ever", to_do)
