@@ -13,7 +13,7 @@ _INNER = (
     *("asgi_handler", "_app", "wsgi", "_middleware_chain", "__wrapped__", "get_response"),
 )
 # What apps call, and what their users put a middleware around.
-_REPLACED = ("wsgi_app", "asgi_app", "asgi_handler")
+_REPLACED = ("wsgi_app", "asgi_app", "asgi_handler")  # Litestar's last
 _MOST = 100
 
 
@@ -55,27 +55,35 @@ def layers(app: object) -> Iterator[Layer]:
     method stands for the app that it is of: `app.wsgi_app`, before it was replaced.
     """
     seen: set[int] = set()
-    while app is not None and id(app) not in seen and len(seen) < _MOST:
-        seen.add(id(app))
-        if inspect.ismethod(app):
-            owner = app.__self__
-            if id(owner) not in seen:
-                yield from _with_listed(owner)
-            return
-        if not inspect.isroutine(app):
-            yield from _with_listed(app)
-        app = next((inner for name in _INNER if (inner := getattr(app, name, None)) is not None), None)
+    for each in _called(app):
+        seen.add(id(each))
+        if not inspect.ismethod(each):
+            yield from () if inspect.isroutine(each) else _with_listed(each)
+        elif id(each.__self__) not in seen:
+            yield from _with_listed(each.__self__)
 
 
 def calls_back(app: object, middleware: object) -> str | None:
     """Return the attribute by which an app calls the very middleware that is around it; `None` if it does not.
 
-    Of what is inside nothing is asked: Litestar's router knows its app, and does not call it.
+    Of what is inside only `asgi_handler` is not asked: Litestar's router knows its app, and does not call it.
     """
-    for name in _REPLACED:
-        if any(layer.source is middleware for layer in layers(getattr(app, name, None))):
-            return name
+    for number, each in enumerate(_called(app)):
+        for name in () if inspect.ismethod(each) else _REPLACED[: -1 if number else None]:
+            if any(layer.source is middleware for layer in layers(getattr(each, name, None))):
+                return name
     return None
+
+
+def _called(app: object) -> Iterator[Any]:
+    """Yield what calls what, up to the first method of an app."""
+    seen: set[int] = set()
+    while app is not None and id(app) not in seen and len(seen) < _MOST:
+        seen.add(id(app))
+        yield app
+        if inspect.ismethod(app):
+            return
+        app = next((inner for name in _INNER if (inner := getattr(app, name, None)) is not None), None)
 
 
 def _with_listed(app: object) -> Iterator[Layer]:

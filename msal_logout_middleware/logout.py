@@ -507,7 +507,7 @@ def check_no_circle(app: object, middleware: object) -> None:
     name = calls_back(app, middleware)
     if name is not None:
         raise RuntimeError(
-            f"LogoutMiddleware wraps the {type(app).__name__} app itself, which calls it again: "
+            "LogoutMiddleware wraps the app itself, which calls it again: "
             f"app.{name} = LogoutMiddleware(app.{name}, logout)"
         )
 

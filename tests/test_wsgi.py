@@ -126,10 +126,11 @@ def test_memory_of_one_process_serves_no_app_of_several():
             middleware(dict(environ), lambda *_: None)
 
 
-def test_app_that_calls_the_middleware_around_it_is_told_what_to_wrap():
+@pytest.mark.parametrize("inside", [False, True], ids=["itself", "behind another middleware"])
+def test_app_that_calls_the_middleware_around_it_is_told_what_to_wrap(inside):
     app = Flask("x")
     app.secret_key = SECRET
-    middleware, _ = make(app)
+    middleware, _ = make(ProxyFix(app) if inside else app)
     app.wsgi_app = ProxyFix(middleware)
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"app\.wsgi_app = LogoutMiddleware\(app\.wsgi_app, logout\)"):

@@ -158,9 +158,12 @@ def test_session_that_is_refused_while_it_is_judged_is_looked_at_again(flask_sit
     unmarked = site.logout.configuration.unmarked
     unmarked.on_add()
     names = unmarked.names
+    looks = iter(["whether it is in doubt", "whether it lives"])
 
     def meanwhile(found):
         answer = names(found)
+        if next(looks) != "whether it lives":
+            return answer
         monkeypatch.setattr(unmarked, "names", names)
         site.store.away = {"end"}
         site.logout.end_sessions(sid="a-session")  # as another thread does at this very moment

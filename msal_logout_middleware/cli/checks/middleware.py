@@ -57,7 +57,7 @@ def _wrong_door(door: Layer) -> Finding | None:
         return Finding(_CHECK, "error", seen, "for an ASGI app use msal_logout_middleware.asgi")
     app = getattr(door.source, "app", None)
     if (name := calls_back(app, door.source)) is not None:
-        seen = f"LogoutMiddleware wraps the {type(app).__name__} app itself, which calls it again"
+        seen = "LogoutMiddleware wraps the app itself, which calls it again"
         return Finding(_CHECK, "error", seen, f"app.{name} = LogoutMiddleware(app.{name}, logout)")
     return None
 
