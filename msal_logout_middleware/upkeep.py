@@ -50,7 +50,8 @@ async def _go_on(config: Configuration, world: World) -> None:
         rows = await settle(config.store.take(limit=_ROWS_AT_ONCE, lease_seconds=LEASE_SECONDS))
         for row in rows:
             await _guarded(
-                "a row was not finished", resume(config, row, Steps(config, world, retry_seconds=0))
+                "a row of the journal was not finished",
+                resume(config, row, Steps(config, world, retry_seconds=0)),
             )
         if len(rows) < _ROWS_AT_ONCE:
             return
@@ -61,4 +62,4 @@ async def _guarded(otherwise: str, flow: Coroutine[Any, Any, object]) -> None:
         await flow
     except Exception as error:  # any engine's, or of a row that another version wrote
         said = error if isinstance(error, LogoutError) else type(error).__name__
-        logger.error("journal: %s: %s", otherwise, said)  # noqa: TRY400  # an engine's text may quote what it was given
+        logger.error("upkeep: %s: %s", otherwise, said)  # noqa: TRY400  # an engine's text may quote what it was given
