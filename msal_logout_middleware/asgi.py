@@ -17,7 +17,7 @@ from . import back_channel, pages, upkeep
 from ._drive import BlockingWorld, LoopWorld, World, drive, run_beside_loop
 from .exchange import Exchange, may_say
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
-from .layers import layers
+from .layers import calls_itself, layers
 from .logout import AppView, Logout, check_app
 from .memory import SAMPLED_FROM, Visit
 
@@ -70,7 +70,8 @@ class LogoutMiddleware:
         """Answer what is ours; hand everything else to the app, behind the gate.
 
         Raises:
-            RuntimeError: A session middleware is outside of this one, so that it would undo a sign-out.
+            RuntimeError: A session middleware is outside of this one, so that it would undo a sign-out; or the app is
+                one that calls this middleware, so that no request would have an end.
         """
         if scope["type"] != "http":
             await self._not_http(scope, receive, send)
@@ -379,6 +380,8 @@ class LogoutMiddleware:
         def stop(_task: object) -> None:
             self._upkeep = None  # its loop has ended; the next one starts another
 
+        if (wrong := calls_itself(self)) is not None:
+            raise RuntimeError(": ".join(wrong))
         if _is_asyncio():
             self._upkeep = asyncio.get_running_loop().create_task(keep_tidy())
             self._upkeep.add_done_callback(stop)

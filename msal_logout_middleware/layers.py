@@ -13,6 +13,8 @@ _INNER = (
     *("asgi_handler", "_app", "wsgi", "_middleware_chain", "__wrapped__", "get_response"),
 )
 _MOST = 100
+# Where Flask, Quart and Litestar have what their own `__call__` calls, to be wrapped there.
+_ENTRIES = ("wsgi_app", "asgi_app", "asgi_handler")
 
 
 class Layer(NamedTuple):
@@ -63,6 +65,23 @@ def layers(app: object) -> Iterator[Layer]:
         if not inspect.isroutine(app):
             yield from _with_listed(app)
         app = next((inner for name in _INNER if (inner := getattr(app, name, None)) is not None), None)
+
+
+def calls_itself(door: object) -> tuple[str, str] | None:
+    """Say what is wrong where a middleware wraps the app that calls it, and what to write instead; else `None`.
+
+    Args:
+        door: The middleware.
+    """
+    app = getattr(door, "app", None)
+    for name in _ENTRIES:
+        inner = getattr(app, name, None)
+        for _ in range(_MOST):
+            if inner is door:
+                seen = f"LogoutMiddleware wraps the {type(app).__name__} app itself, which calls it again"
+                return seen, f"app.{name} = LogoutMiddleware(app.{name}, logout)"
+            inner = getattr(inner, "app", None)
+    return None
 
 
 def _with_listed(app: object) -> Iterator[Layer]:

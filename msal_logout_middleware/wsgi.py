@@ -17,6 +17,7 @@ from . import back_channel, pages, upkeep
 from ._drive import BlockingWorld, run
 from .exchange import Exchange, may_say
 from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
+from .layers import calls_itself
 from .logout import AppView, Logout, check_app
 from .memory import Visit, sample
 
@@ -27,7 +28,6 @@ logger = logging.getLogger("msal_logout_middleware")
 
 _WORLD = BlockingWorld()
 _NOT_REMEMBERED = ("", Visit())
-_MAXIMUM_LAYERS = 20
 
 
 class LogoutMiddleware:
@@ -68,7 +68,8 @@ class LogoutMiddleware:
                     "several processes serve this app, and a MemoryStore is in one alone: who signs out at one would"
                     " stay signed in at the others. Use SQLiteStore, which all workers of a machine share"
                 )
-            self._check_app()
+            if (wrong := calls_itself(self)) is not None:
+                raise RuntimeError(": ".join(wrong))
             self._upkeep.start()
         visit = self._gate.nobody
         cookie_header = environ.get("HTTP_COOKIE")
@@ -87,17 +88,6 @@ class LogoutMiddleware:
         if visit.unsure:
             return _send(pages.unavailable(), start_response)
         return self._pass(environ, start_response, visit)
-
-    def _check_app(self) -> None:
-        inner = getattr(self.app, "wsgi_app", None)
-        for _ in range(_MAXIMUM_LAYERS):
-            if inner is self:
-                name = type(self.app).__name__
-                raise RuntimeError(
-                    f"LogoutMiddleware wraps the {name} app itself, which calls it again: "
-                    "app.wsgi_app = LogoutMiddleware(app.wsgi_app, logout)"
-                )
-            inner = getattr(inner, "app", None)
 
     # The gate
 

@@ -4,6 +4,8 @@ import threading
 
 import anyio
 import pytest
+from litestar import Litestar
+from quart import Quart
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 
@@ -225,3 +227,14 @@ def test_worker_that_serves_no_request_yet_looks_after_what_is_left(monkeypatch,
         """Answer nothing."""
 
     anyio.run(story)
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "entry"),
+    [(Quart("shop"), "asgi_app"), (Litestar([]), "asgi_handler")],
+    ids=["Quart", "Litestar"],
+)
+def test_app_that_calls_the_middleware_around_it_is_told_how_to_write_it(wrapped, entry):
+    setattr(wrapped, entry, make(wrapped))
+    with pytest.raises(RuntimeError, match=rf"app\.{entry} = LogoutMiddleware\(app\.{entry}, logout\)"):
+        AsgiDoor(wrapped).call("GET", "/", {}, b"")

@@ -10,6 +10,8 @@ import pytest
 import starsessions
 from cachelib import SimpleCache
 from flask import Flask
+from litestar import Litestar
+from litestar.middleware.session.client_side import CookieBackendConfig
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -34,6 +36,7 @@ from msal_logout_middleware.errors import StoreError
 from msal_logout_middleware.layers import layers
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.sessions.flask import FlaskSession
+from msal_logout_middleware.sessions.litestar import LitestarSession
 from msal_logout_middleware.stores import Ending, Weakness
 from msal_logout_middleware.wsgi import LogoutMiddleware as WSGIMiddleware
 from tests.cli import SECRET
@@ -303,6 +306,27 @@ def test_middleware_around_the_app_that_calls_it_is_an_error():
     finding = check_middleware(list(layers(app)))
     assert (finding.level, "calls it again" in finding.seen) == ("error", True)
     assert finding.to_do == "app.wsgi_app = LogoutMiddleware(app.wsgi_app, logout)"
+
+
+def litestar_with(*, around_all):
+    sessions = CookieBackendConfig(secret=b"16, 24, 32 bytes")
+    app = Litestar([], middleware=[sessions.middleware])
+    app.asgi_handler = ASGIMiddleware(
+        app if around_all else app.asgi_handler, logout_of(LitestarSession(app))
+    )
+    return app
+
+
+def test_middleware_around_what_leads_back_to_a_litestar_app_is_fine():
+    assert check_middleware(list(layers(litestar_with(around_all=False)))).level == "ok"
+
+
+def test_middleware_around_the_litestar_app_that_calls_it_is_an_error():
+    finding = check_middleware(list(layers(litestar_with(around_all=True))))
+    assert (finding.level, finding.to_do) == (
+        "error",
+        "app.asgi_handler = LogoutMiddleware(app.asgi_handler, logout)",
+    )
 
 
 def test_middleware_of_the_other_kind_is_an_error():

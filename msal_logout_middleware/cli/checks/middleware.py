@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from ... import wsgi
-from ...layers import Layer, layers
+from ...layers import Layer, calls_itself
 from ...logout import logout_in
 from . import Finding
 
@@ -55,11 +55,8 @@ def _wrong_door(door: Layer) -> Finding | None:
             "the LogoutMiddleware for WSGI apps is added to an ASGI app: every request is answered with 500"
         )
         return Finding(_CHECK, "error", seen, "for an ASGI app use msal_logout_middleware.asgi")
-    app = getattr(door.source, "app", None)
-    if any(layer.source is door.source for layer in layers(app)):
-        name = "asgi_app" if hasattr(app, "asgi_app") else "wsgi_app"
-        seen = f"LogoutMiddleware wraps the {type(app).__name__} app itself, which calls it again"
-        return Finding(_CHECK, "error", seen, f"app.{name} = LogoutMiddleware(app.{name}, logout)")
+    if (wrong := calls_itself(door.source)) is not None:
+        return Finding(_CHECK, "error", *wrong)
     return None
 
 
