@@ -266,7 +266,7 @@ def test_middleware_inside_of_beakers_is_told_so():
 
 def test_app_without_a_secret_is_told_so():
     app = Flask("shop")
-    with pytest.raises(ValueError, match="secret= is missing"):
+    with pytest.raises(ValueError, match=r"secret= is missing.* Flask's SECRET_KEY, or give secret="):
         wsgi.LogoutMiddleware(app.wsgi_app, logout())
 
 
