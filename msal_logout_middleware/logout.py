@@ -274,9 +274,8 @@ class Logout:
         if self._gate is None:
             self._read_by(session)
             self._found_in = repr(session)
-        elif unlike := _unlike(
-            self.configuration.session, session
-        ):  # a middleware stack may be built once more
+        # A middleware stack may be built once more, and a factory may make its app again.
+        elif unlike := _unlike(self.configuration.session, session):
             raise TypeError(
                 f"this Logout serves an app whose sessions are read by {self._found_in}, and this one's are by"
                 f" {unlike}: make a Logout for each app"
