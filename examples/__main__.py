@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msal_logout_middleware.testing import EmbeddedProvider
 
-from .running import EXAMPLES, running
+from .running import EXAMPLES, free_or_exit, running
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
         for example in EXAMPLES.values():
             print(f"{example.name:16} {example.about}")
         return
+    free_or_exit(arguments.port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         tempfile.TemporaryDirectory(prefix="logout-example-") as folder,

@@ -85,6 +85,20 @@ EXAMPLES = {
 }
 
 
+def free_or_exit(port: int) -> None:
+    """End the program in a sentence if a port of loopback is taken.
+
+    Args:
+        port: Which; 0 for any that is free.
+    """
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        sys.exit(
+            f"port {port} of this machine cannot be had ({error.strerror}): give another --port, or none"
+        )
+
+
 @dataclass(frozen=True)
 class Running:
     """An example that is served.

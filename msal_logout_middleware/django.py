@@ -277,7 +277,12 @@ def _logout_of_settings() -> Logout:
         raise ImproperlyConfigured(
             "the setting MSAL_LOGOUT must say where the project's Logout is, such as 'project.logout:logout'"
         )
-    found = import_string(place.replace(":", ".")) if isinstance(place, str) else place
+    try:
+        found = import_string(place.replace(":", ".")) if isinstance(place, str) else place
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"MSAL_LOGOUT={place!r} cannot be imported, and must be like 'project.logout:logout': {error}"
+        ) from error
     if not isinstance(found, Logout):
         raise ImproperlyConfigured(f"MSAL_LOGOUT leads to a {type(found).__name__}, and not to a Logout")
     return found

@@ -12,7 +12,7 @@ _INNER = (
     *("wsgi_app", "asgi_app", "app", "application", "wsgi_application"),
     *("asgi_handler", "_app", "wsgi", "_middleware_chain", "__wrapped__", "get_response"),
 )
-# What apps call, and what their users put a middleware around.
+# What the `__call__` of Flask, Quart and Litestar calls, and what their users put a middleware around.
 _REPLACED = ("wsgi_app", "asgi_app", "asgi_handler")  # Litestar's last
 _MOST = 100
 

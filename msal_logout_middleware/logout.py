@@ -279,10 +279,11 @@ class Logout:
         if self._gate is None:
             self._read_by(session)
             self._found_in = repr(session)
-        elif self._found_in != repr(session):  # a middleware stack may be built once more
+        # A middleware stack may be built once more, and a factory may make its app again.
+        elif unlike := _unlike(self.configuration.session, session):
             raise TypeError(
                 f"this Logout serves an app whose sessions are read by {self._found_in}, and this one's are by"
-                f" {session!r}: make a Logout for each app"
+                f" {unlike}: make a Logout for each app"
             )
 
     def _read_by(self, session: SessionReader) -> None:
@@ -462,6 +463,18 @@ def _secrets(secret: Secrets, session: SessionReader) -> list[str | bytes]:
     given = session.secret if secret is None else secret
     secrets = [given] if isinstance(given, (str, bytes, NoneType)) else given
     return [one for one in secrets if one]
+
+
+def _unlike(known: SessionReader, other: SessionReader) -> str:
+    """Say in what the sessions of another app are others than those that are known; empty if in nothing."""
+    if repr(known) != repr(other):
+        return repr(other)
+    with suppress(ValueError):  # the app may still add its session middleware
+        if known.secret != other.secret:
+            return "the same with another secret"
+        if known.cookies != other.cookies:
+            return "the same with another cookie"
+    return ""
 
 
 def check_app(app: object, logout: object, *, parameters: int, otherwise: str) -> None:

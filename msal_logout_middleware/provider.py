@@ -192,11 +192,17 @@ class Provider:
             timeout_seconds: How long a sign-out may wait for a fetch.
 
         Raises:
-            ValueError: The URL is not https (or http on loopback), or one of the tenants cannot be one.
+            ValueError: The URL is not https (or http on loopback), or is Entra ID's of v1.0 tokens; or one of the
+                tenants cannot be one.
         """
         trusted = _checked_verify(verify)
         if not _is_endpoint(url):
             raise ValueError(f"url={url!r} must be an absolute https URL (http only on loopback)")
+        if _is_entra(url) and "/v2.0" not in url.lower():
+            raise ValueError(
+                f"url={url!r} is that of Entra ID's v1.0 tokens, and MSAL's are v2.0: give a URL that ends in /v2.0, or"
+                " Provider.entra(tenant, client_id)"
+            )
         endpoints = _Endpoints(
             fetch=_metadata_at(url, verify=trusted, timeout_seconds=timeout_seconds),
             tenants=_tenant_ids(tenants),

@@ -35,9 +35,9 @@ class Seal:
         self._secrets = [s.encode() if isinstance(s, str) else s for s in secrets]
         if not self._secrets:
             raise ValueError(
-                "secret= is missing and the session has none of its own to derive it from; give "
-                "secret=[...], at least 16 bytes that stay the same across restarts and workers, for "
-                f"example the output of: {_HOW}"
+                "secret= is missing, and the app has no secret of its own when it is wrapped: set that, such as "
+                f"Flask's SECRET_KEY, or give secret=, at least {_MINIMUM_BYTES} bytes that stay the same across "
+                f"restarts and workers, for example the output of: {_HOW}"
             )
         if any(len(secret) < _MINIMUM_BYTES for secret in self._secrets):
             raise ValueError(

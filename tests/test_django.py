@@ -91,7 +91,12 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         ("place", "sentence"),
-        [(None, "must say where the project's Logout is"), ("os:sep", "leads to a str, and not to a Logout")],
+        [
+            (None, "must say where the project's Logout is"),
+            ("os:sep", "leads to a str, and not to a Logout"),
+            ("os:nothing", "MSAL_LOGOUT='os:nothing' cannot be imported, and must be like"),
+            ("nowhere:logout", "MSAL_LOGOUT='nowhere:logout' .*: No module named 'nowhere'"),
+        ],
     )
     def test_setting_that_leads_to_no_logout_is_told(self, serve, place, sentence):
         with pytest.raises(ImproperlyConfigured, match=sentence):

@@ -77,6 +77,8 @@ def test_b2c_on_its_own_domain():
         (lambda: Provider.b2c("contoso", "app", "B2C_1_x"), "user_flow"),
         (lambda: Provider.discover("http://op.example", "app"), "https"),
         (lambda: Provider.discover("https://[bad", "app"), "https"),
+        (lambda: Provider.discover(f"https://login.microsoftonline.com/{TENANT}", "app"), r"ends in /v2\.0"),
+        (lambda: Provider.discover(f"https://contoso.ciamlogin.com/{TENANT}", "app"), r"ends in /v2\.0"),
         (lambda: Provider.from_metadata({"end_session_endpoint": "http://op.example"}, "app"), "https"),
         (lambda: Provider.from_metadata({"end_session_endpoint": 7}, "app"), "https"),
         (lambda: Provider.from_metadata({"jwks_uri": "http://op.example/keys"}, "app"), "jwks_uri"),

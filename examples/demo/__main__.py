@@ -10,6 +10,7 @@ import threading
 import warnings
 import webbrowser
 
+from ..running import free_or_exit
 from .stage import WAYS, Stage
 from .walk import walk
 
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="response_mode='form_post' is recommended")
     if chosen.walk:
         return _walked()
+    free_or_exit(chosen.port)
     with Stage(chosen.provider, port=chosen.port) as stage:
         _serve(stage, open_browser=not chosen.no_browser)
     return 0

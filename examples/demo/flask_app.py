@@ -46,6 +46,10 @@ def create_app(
     def home() -> str:
         return render_template("app.html", app=NAME, user=session.get("_logged_in_user"))
 
+    @app.get("/favicon.ico")  # the page that `identity` begins a sign-in with names no icon
+    def icon() -> tuple[str, int]:
+        return "", 204
+
     @app.get("/login")
     @auth.login_required(scopes=SCOPES)  # type: ignore[untyped-decorator]  # identity is not typed
     def login(*, context: dict[str, str]) -> Response:

@@ -26,9 +26,16 @@ def main() -> None:
     parser.add_argument("--frontchannel-logout-uri")
     parser.add_argument("--backchannel-logout-uri")
     arguments = parser.parse_args()
-    with EmbeddedProvider(
-        browser_host=arguments.browser_host, port=arguments.port, browser_port=arguments.browser_port
-    ) as provider:
+    try:
+        embedded = EmbeddedProvider(
+            browser_host=arguments.browser_host, port=arguments.port, browser_port=arguments.browser_port
+        )
+    except OSError as error:
+        sys.exit(
+            f"port {arguments.port} or {arguments.browser_port} of this machine cannot be had ({error.strerror}): "
+            "give another --port or --browser-port, or none"
+        )
+    with embedded as provider:
         provider.add_user("alice@contoso.example")
         provider.add_user("bob@contoso.example")
         provider.add_guest("gail@fabrikam.example")

@@ -28,6 +28,7 @@ def _page(title: str, body: str, *, head: str = "") -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'  # so that browsers ask for none
         f"<title>{escape(title)}</title><style>{_STYLE}</style>{head}</head>"
         f"<body><main><h1>{escape(title)}</h1>{body}"
         "<footer>An embedded provider for tests. No password, no secret, no real account.</footer>"

@@ -56,8 +56,11 @@ def test_both_parts_of_the_page_empty_when_one_signs_out_of_one_app(stage, chrom
     context = chrome.new_context()
     broken = []
     context.on("weberror", lambda error: broken.append(str(error.error)))
+    # Of the apps' and the provider's pages as well.
+    context.on(
+        "console", lambda said: broken.append((said.text, said.location)) if said.type == "error" else None
+    )
     page = context.new_page()
-    page.on("console", lambda message: broken.append(message.text) if message.type == "error" else None)
     page.goto(stage.url)
     expect(page.locator("#tells")).to_contain_text(stage.way.name)
     parts = {app.name: Part(page, app.name) for app in stage.apps}
@@ -100,6 +103,28 @@ def test_both_parts_of_the_page_empty_when_one_signs_out_of_one_app(stage, chrom
         expect(ended.filter(has_text=there.name)).to_have_count(1)
 
     assert broken == []
+
+
+@QUIET
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_column_of_the_page_is_cut_off(chrome, width):
+    with Stage() as stage, stage.provider.browser() as browser:
+        browser.sign_in(f"{stage.apps[1].url}/login", stage.alice)
+        page = chrome.new_page(viewport={"width": width, "height": 900})
+        page.goto(stage.url)
+        expect(Part(page, "FastAPI").tokens).to_have_text(f"{stage.alice.username}1111")
+
+        cells = page.locator("#app-fastapi th, #app-fastapi td").all()
+        cut_off = [
+            cell.inner_text() for cell in cells if cell.evaluate("it => it.scrollWidth > it.clientWidth")
+        ]
+
+        assert cut_off == []
+        if width > 1000:  # the user's name is in one line, as the counts are
+            heights = {cell.bounding_box()["height"] for cell in page.locator("#app-fastapi td").all()}
+            assert len(heights) == 1
+            assert heights.pop() < 40
 
 
 @QUIET

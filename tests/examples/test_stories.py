@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import zlib
@@ -157,6 +158,27 @@ def test_example_runs_by_one_command_until_it_is_interrupted(tmp_path):
         assert process.returncode == 0
         assert process.stderr.read() == ""
     assert not list(Path(tmp_path).iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["examples", "flask_msal"], ["examples.demo"], ["msal_logout_middleware.testing"]],
+    ids=["example", "demo", "provider"],
+)
+def test_port_that_is_taken_is_told_in_a_sentence(command):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = subprocess.run(
+            [sys.executable, "-m", *command, "--port", str(port)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith(f"port {port} ")
+    assert ran.stderr.count("\n") == 1
 
 
 def test_what_is_missing_in_the_environment_is_told_in_a_sentence(tmp_path):

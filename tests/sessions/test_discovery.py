@@ -266,7 +266,7 @@ def test_middleware_inside_of_beakers_is_told_so():
 
 def test_app_without_a_secret_is_told_so():
     app = Flask("shop")
-    with pytest.raises(ValueError, match="secret= is missing"):
+    with pytest.raises(ValueError, match=r"secret= is missing.* Flask's SECRET_KEY, or give secret="):
         wsgi.LogoutMiddleware(app.wsgi_app, logout())
 
 
@@ -303,6 +303,30 @@ def test_one_logout_serves_one_app():
     other.secret_key = SECRET
     with pytest.raises(TypeError, match="make a Logout for each app"):
         wsgi.LogoutMiddleware(other.wsgi_app, one)
+
+
+@pytest.mark.parametrize(
+    ("options", "unlike"),
+    [
+        ({"SECRET_KEY": "another secret of some length"}, "secret"),
+        ({"SESSION_COOKIE_NAME": "shop2"}, "cookie"),
+    ],
+)
+def test_one_logout_does_not_serve_two_apps_of_one_name_whose_sessions_differ(options, unlike):
+    one = logout()
+    wsgi.LogoutMiddleware(flask_app().wsgi_app, one)
+    other = flask_app()
+    other.config.update(options)
+    with pytest.raises(TypeError, match=f"the same with another {unlike}: make a Logout for each app"):
+        wsgi.LogoutMiddleware(other.wsgi_app, one)
+
+
+def test_one_logout_serves_an_app_that_its_factory_makes_again():
+    one = logout()
+    for _ in range(2):
+        app = flask_app()
+        app.wsgi_app = wsgi.LogoutMiddleware(app.wsgi_app, one)
+    signs_out(WsgiDoor(app))
 
 
 def test_stack_of_middlewares_may_be_built_once_more():
