@@ -339,6 +339,32 @@ def test_cookie_copied_before_the_logout_is_refused_and_a_later_session_is_not(
     assert site.user(site.copy(thief)) is None
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        'session="{start}\\\\"; {end}=="',
+        'session=\x0b"{start};; {end}=="',
+        "session={start}\\;{end}==",
+        'session=x,session="{start};; {end}=="',
+        'session=x session="{start};; {end}=="',
+        "a=Thu, 01-Jan-1970 00:00:00 GMTsession={start}{end}",
+    ],
+)
+def test_copied_cookie_is_refused_wherever_webob_begins_and_ends_it(header: str) -> None:
+    site = built(COOKIES["Pyramid, signed cookie"])
+    browser = site.sign_in(signing_in("alice"))
+    copied = browser.cookies["session"]
+    cookie_header = header.format(start=copied[:-4], end=copied[-4:])
+
+    def user(door: WsgiDoor) -> Any:
+        return json.loads(door.call("GET", "/me", [("cookie", cookie_header)], b"").body)["user"]
+
+    assert user(WsgiDoor(site.app))["sub"] == ALICE
+    assert browser.get("/logout").status == 303
+    assert user(WsgiDoor(site.app))["sub"] == ALICE
+    assert user(site.door) is None
+
+
 @pytest.mark.parametrize("app", COOKIES.values(), ids=COOKIES)
 def test_signed_cookie_that_the_app_alone_signs_out_stays_good(app: Callable[[Site], Any]) -> None:
     site = built(app)
