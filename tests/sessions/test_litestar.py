@@ -45,6 +45,7 @@ from .litestar_sites import (
     litestar_app,
     litestar_contents,
     litestar_sign_in,
+    litestar_socket_contents,
 )
 
 
@@ -267,6 +268,19 @@ def test_copied_cookie_is_refused_as_a_chunk_of_any_number(name: str) -> None:
     for header in (f"{live}; {name}={value}", f"{name}={value}; {live}"):
         assert anyio.run(litestar_contents, app, header).get("user") in (None, {**CLAIMS, "iat": 1700000001})
     assert anyio.run(litestar_contents, app, live) != {}
+
+
+def test_copied_chunks_are_refused_by_web_sockets_whatever_a_second_cookie_header_puts_to_them() -> None:
+    app = litestar_app(CookieBackendConfig(secret=SECRET))
+    protected = LogoutMiddleware(app, ours())
+    copied = signed_out(protected, ADA | LONG)
+
+    async def story() -> None:
+        assert await litestar_socket_contents(app, copied, "session=x") == ADA | LONG
+        assert not await litestar_socket_contents(protected, copied)
+        assert not await litestar_socket_contents(protected, copied, "session=x")
+
+    anyio.run(story)
 
 
 def test_session_that_outgrows_or_fits_one_cookie_again_is_the_same_session() -> None:
