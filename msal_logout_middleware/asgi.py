@@ -117,7 +117,11 @@ class LogoutMiddleware:
             await self.app(scope, receive, send)
             return
         cookies = [value for name, value in scope.get("headers", ()) if name == b"cookie"]
-        visit = await self._admit(b"; ".join(cookies)) if cookies else self._gate.nobody
+        visit = self._gate.nobody
+        if cookies:
+            cookie_header = b"; ".join(cookies)
+            scope = self._in_one(scope, cookie_header) if len(cookies) > 1 else scope
+            visit = await self._admit(cookie_header)
         if visit.unsure or (visit.dead and visit.seen is None):
             await receive()  # the handshake
             code = _TRY_AGAIN_LATER if visit.unsure else _POLICY_VIOLATION
@@ -136,7 +140,8 @@ class LogoutMiddleware:
     def _in_one(self, scope: Scope, cookie_header: bytes) -> Scope:
         """Return a request whose `Cookie` header was sent in pieces, with the header in one (RFC 9113, 8.2.3).
 
-        An adapter to WSGI would join the pieces by a comma, and the app read another session than was judged.
+        An adapter to WSGI would join the pieces by a comma, some frameworks read one of them alone, and the app would
+        see another session than was judged.
         """
         if not any(name in cookie_header for name in self._names):
             return scope

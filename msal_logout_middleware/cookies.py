@@ -21,9 +21,14 @@ _NO_NAME = "".join(
 # verify a signature in spite of what stands behind it: what one of them still reads must be read by us.
 _BLANKS = " \t"
 
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# WebOb takes a quote behind two backslashes for one of the value's as well, and goes on to the next.
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*(?<!\\)"', re.DOTALL)
 
-# What every framework takes for more of the same cookie. Behind anything else some of them begin a new one.
+# Behind each of them some framework still sees the quote that a value begins with.
+_ODD_BLANKS = "".join(c for c in map(chr, range(256)) if not "!" <= c <= "~")
+
+# What every framework takes for more of the same cookie. Behind anything else some of them begin a new one, and WebOb
+# also behind a time, which it looks for in every cookie.
 _MORE = r"[\w!#$%&'*+\-.^`|~=/?:@(){}<>]"
 
 
@@ -74,22 +79,25 @@ def session_cookies(cookie_header: str, names: Sequence[str]) -> tuple[str, ...]
 
 
 def is_torn(cookie_header: str, names: Sequence[str]) -> bool:
-    """Tell whether a session cookie's value begins with a quote that is not closed before the next semicolon.
+    """Tell whether a session cookie's value may go on behind the next semicolon: in quotes, or behind a backslash.
 
-    No app sets and no browser sends such a cookie. Some frameworks read it up to the quote that closes it, others up
-    to the semicolon: what the app will see in the header cannot be told.
+    No app sets and no browser sends such a cookie. Some frameworks read it up to the quote that closes it, WebOb over
+    a semicolon that a backslash stands before, and others up to the semicolon: what the app will see in the header
+    cannot be told.
     """
-    if '"' not in cookie_header:
+    if '"' not in cookie_header and "\\" not in cookie_header:
         return False
     for part in cookie_header.split(";"):
         value = part.partition("=")[2].strip(_BLANKS)
-        if value.startswith('"') and not _QUOTED.fullmatch(value) and _name(part) in names:
+        is_quoted = value.lstrip(_ODD_BLANKS).startswith('"')
+        goes_on = not _QUOTED.fullmatch(value) if is_quoted else value.endswith("\\")
+        if goes_on and _name(part) in names:
             return True
     return False
 
 
 def hides_session(cookie_header: str, names: Sequence[str]) -> bool:
-    """Tell whether a session cookie stands within another cookie, where only some frameworks read it.
+    """Tell whether a session cookie stands within another cookie, or within itself, where only some frameworks read it.
 
     `http.cookies` begins a new cookie behind a blank as well, WebOb also behind a comma. Browsers send such a thing
     at most by chance.
@@ -97,7 +105,8 @@ def hides_session(cookie_header: str, names: Sequence[str]) -> bool:
     if not any(name in cookie_header for name in names):
         return False
     within = _within(tuple(names))
-    return any(within.search(part) for part in cookie_header.split(";") if _name(part) not in names)
+    parts = cookie_header.split(";")
+    return any(within.search(part, part.find("=") + 1 if _name(part) in names else 0) for part in parts)
 
 
 def without(cookie_header: str, dead: Collection[str]) -> str:
@@ -116,7 +125,7 @@ def without(cookie_header: str, dead: Collection[str]) -> str:
 
 @lru_cache(maxsize=16)
 def _within(names: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(rf"(?<!{_MORE})(?:{'|'.join(map(re.escape, names))})\s*=", re.ASCII)
+    return re.compile(rf"(?:(?<!{_MORE})|(?<=\sGMT))(?:{'|'.join(map(re.escape, names))})\s*=", re.ASCII)
 
 
 def _name(part: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from itsdangerous import BadData
@@ -119,11 +120,28 @@ class FlaskSession(InterfaceSession):
                 opened = interface.open_session(self._app, request)
             except (BadData, ValueError):  # authentic, but not decodable: the app cannot use it either
                 return None
-        return self._session(opened, cookie)
+            session = self._session(opened, cookie)
+            if session is None or session.id is None:
+                return session
+            return replace(session, id=_true_id(interface, session.id))
 
     def _request(self, cookie_header: str) -> Request:
         header = on_the_wire(cookie_header).decode("latin-1")
         return self._app.request_class({"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_COOKIE": header})
+
+
+def _true_id(interface: Any, session_id: str) -> str:
+    """Return the id under which a session's record is kept; as it is where there is no record.
+
+    Some databases find a record by what is merely like its id: MySQL's usual collations tell no capitals apart. Each
+    such spelling would be a session of its own to whoever asks whether it has ended.
+    """
+    model = getattr(interface, "sql_session_model", None)
+    if model is None:
+        return session_id
+    store_id = interface.key_prefix + session_id
+    row = model.query.filter_by(session_id=store_id).with_entities(model.session_id).first()
+    return session_id if row is None else str(row[0]).removeprefix(interface.key_prefix)
 
 
 def _require_directory(interface: SessionInterface) -> None:

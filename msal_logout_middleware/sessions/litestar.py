@@ -181,7 +181,7 @@ class LitestarSession:
             raise
         if not contents and await backend.get(session_id, store) is None:  # empty, or not there
             return None
-        return self._session(session_id, contents)
+        return self._session(_true_id(store, session_id), contents)
 
     async def _store(self, backend: ServerSideSessionBackend) -> Store:
         """Return the store of the sessions.
@@ -222,6 +222,21 @@ class LitestarSession:
         headers = [(b"cookie", on_the_wire(cookie_header))]
         scope = {"type": "http", "headers": headers, "app": self._app, "litestar_app": self._app, "state": {}}
         return ASGIConnection(cast("Any", scope))
+
+
+def _true_id(store: Store, session_id: str) -> str:
+    """Return the id under which a session's record is kept.
+
+    Litestar before 2.20 named a session's file by what is left of its id when everything odd is made plain. Each such
+    spelling would be a session of its own to whoever asks whether it has ended.
+    """
+    path_of = (
+        getattr(store, "_path_from_key", None) if isinstance(store, FileStore) else None
+    )  # nothing public tells
+    if path_of is None:
+        return session_id
+    name: str = path_of(session_id).name
+    return name if path_of(name) == path_of(session_id) else session_id
 
 
 Connection = ASGIConnection[Any, Any, Any, Any]

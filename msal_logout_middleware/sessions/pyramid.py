@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 try:
@@ -293,7 +294,7 @@ class _InBeaker:
     server_side = True
 
     def session_id(self, session: _PyramidSession) -> str | None:
-        return None if session.is_new else str(session.id)
+        return None if session.is_new else _true_id(session)
 
     def contents(self, reader: PyramidSession, session_id: str) -> Mapping[str, Any] | None:
         found = reader.open("")[0].get_by_id(session_id) if session_id else None
@@ -307,6 +308,16 @@ class _InBeaker:
     def set_cookie(self, reader: PyramidSession) -> str | None:
         session, _ = reader.open("")
         return str(session.request["cookie_out"]) if session.is_new else None  # as for any new session
+
+
+def _true_id(session: _PyramidSession) -> str:
+    """Return the id under which a session of Beaker's is kept.
+
+    A file's name is its id without dots, and what stands before a slash. Each such spelling, where ids are not signed,
+    would be a session of its own to whoever asks whether it has ended.
+    """
+    file: str | None = getattr(session.namespace, "file", None)
+    return str(session.id) if file is None else Path(file).stem
 
 
 def _contents(session: _PyramidSession) -> dict[str, Any]:

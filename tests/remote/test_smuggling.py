@@ -118,9 +118,13 @@ def test_many_chunks_of_sessions_are_not_put_together_in_every_way():
 
 
 @pytest.mark.parametrize(
-    ("value", "torn"), [('"x"', False), ('"x\\"y"', False), ('"x', True), ('"x"y', True), ('"x\\"', True)]
+    ("value", "torn"),
+    [
+        *[('"x"', False), ('"x\\"y"', False), ('"x', True), ('"x"y', True), ('"x\\"', True)],
+        *[('"x\\\\"', True), ('\x0b"x', True), ("x\\", True), ("x\\y", False), ('x"', False)],
+    ],
 )
-def test_quote_that_is_closed_in_the_middle_is_torn(value, torn):
+def test_value_that_may_go_on_behind_its_end_is_torn(value, torn):
     assert is_torn(f"a=1; session={value}; b=2", ["session"]) is torn
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-from litestar import Litestar, Request, get, post
+from litestar import Litestar, Request, WebSocket, get, post, websocket
 from litestar.middleware.session.client_side import CookieBackendConfig
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.stores.base import Store
@@ -41,8 +42,17 @@ def litestar_app(config: Config, **stores: Store) -> Litestar:
     async def sign_out(request: Request[Any, Any, Any]) -> None:
         request.clear_session()
 
+    @websocket("/socket")
+    async def socket(socket: WebSocket[Any, Any, Any]) -> None:
+        await socket.accept()
+        await socket.send_json(socket.session)
+        await socket.close()
+
     return Litestar(
-        [sign_in, contents, sign_out], middleware=[config.middleware], stores=stores, openapi_config=None
+        [sign_in, contents, sign_out, socket],
+        middleware=[config.middleware],
+        stores=stores,
+        openapi_config=None,
     )
 
 
@@ -65,6 +75,28 @@ async def litestar_contents(app: Any, cookie_header: str) -> Mapping[str, Any]:
     assert response.status_code == 200
     found: Mapping[str, Any] = response.json()
     return found
+
+
+async def litestar_socket_contents(app: Any, *cookie_headers: str) -> Mapping[str, Any] | None:
+    """What a WebSocket finds in its session; `None` if the handshake is refused."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "websocket",
+        "path": "/socket",
+        "query_string": b"",
+        "headers": [(b"cookie", each.encode()) for each in cookie_headers],
+        "subprotocols": [],
+    }
+    await app(scope, receive, send)
+    texts = [message["text"] for message in sent if message["type"] == "websocket.send"]
+    return json.loads(texts[0]) if texts else None
 
 
 def litestar_site(app: Litestar, foreign: Litestar, **storage: Any) -> SessionSite:

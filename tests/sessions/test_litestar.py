@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import pytest
@@ -16,6 +18,7 @@ from litestar.middleware.session import client_side
 from litestar.middleware.session.client_side import AAD, CookieBackendConfig
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.security.session_auth import SessionAuth
+from litestar.stores.file import FileStore
 from litestar.stores.memory import MemoryStore
 
 from msal_logout_middleware import Logout, Provider
@@ -45,6 +48,7 @@ from .litestar_sites import (
     litestar_app,
     litestar_contents,
     litestar_sign_in,
+    litestar_socket_contents,
 )
 
 
@@ -217,6 +221,31 @@ def test_cookie_that_is_encoded_leads_to_the_id_that_the_app_reads() -> None:
     assert read(session, encoded) == read(session, header)
 
 
+class OldFileStore(FileStore):
+    """Names files as Litestar does before 2.20."""
+
+    def _path_from_key(self, key: str) -> Any:
+        name = unicodedata.normalize("NFKD", key)
+        return self.path / "".join(c if c.isalnum() else str(ord(c)) for c in name)
+
+
+@pytest.mark.parametrize("store", [FileStore, OldFileStore])
+def test_session_in_a_file_has_one_id_however_its_cookie_is_spelt(
+    store: type[FileStore], tmp_path: Path
+) -> None:
+    app = litestar_app(ServerSideSessionConfig(), sessions=store(tmp_path))
+    session = LitestarSession(app)
+    name, _, session_id = sign_in(app, ADA).partition("=")
+    spelt = session_id.translate(str.maketrans("123a", "¹²³ª"))
+    cookie = f"{name}={quote(spelt)}"
+    is_old = store is OldFileStore
+    assert anyio.run(litestar_contents, app, cookie) == (ADA if is_old else {})
+    found = read(session, cookie)  # Litestar keeps an unknown id
+    assert found is not None
+    assert found.id == (session_id if is_old else spelt)
+    assert read(session, f"{name}={session_id}") == anyio.run(session.load, session_id)
+
+
 # Through the middleware
 
 
@@ -268,6 +297,19 @@ def test_copied_cookie_is_refused_as_a_chunk_of_any_number(name: str) -> None:
     for header in (f"{live}; {name}={value}", f"{name}={value}; {live}"):
         assert anyio.run(litestar_contents, app, header).get("user") in (None, {**CLAIMS, "iat": 1700000001})
     assert anyio.run(litestar_contents, app, live) != {}
+
+
+def test_copied_chunks_are_refused_by_web_sockets_whatever_a_second_cookie_header_puts_to_them() -> None:
+    app = litestar_app(CookieBackendConfig(secret=SECRET))
+    protected = LogoutMiddleware(app, ours())
+    copied = signed_out(protected, ADA | LONG)
+
+    async def story() -> None:
+        assert await litestar_socket_contents(app, copied, "session=x") == ADA | LONG
+        assert not await litestar_socket_contents(protected, copied)
+        assert not await litestar_socket_contents(protected, copied, "session=x")
+
+    anyio.run(story)
 
 
 def test_session_that_outgrows_or_fits_one_cookie_again_is_the_same_session() -> None:

@@ -23,6 +23,7 @@ from pyramid.config import Configurator
 from pyramid.session import SignedCookieSessionFactory
 from pyramid_beaker import BeakerSessionFactoryConfig
 from pyramid_session_redis import RedisSessionFactory
+from sqlalchemy import text
 from sqlalchemy.pool import NullPool
 
 from msal_logout_middleware.http import Cookie
@@ -200,14 +201,20 @@ def flask_in_files(_: Server, path: Path) -> Kind:
     return Kind(in_flask(flask_app(SESSION_TYPE="cachelib", SESSION_CACHELIB=FileSystemCache(str(path)))))
 
 
+def sqlite_at(path: Path) -> dict[str, Any]:
+    return {
+        "SQLALCHEMY_DATABASE_URI": f"sqlite:///{path}",
+        "SQLALCHEMY_ENGINE_OPTIONS": {"poolclass": NullPool},
+    }
+
+
 def flask_in_sqlalchemy(_: Server, path: Path) -> Kind:
     return Kind(
         in_flask(
             flask_app(
                 SESSION_TYPE="sqlalchemy",
                 SESSION_SQLALCHEMY=SQLAlchemy(),
-                SQLALCHEMY_DATABASE_URI=f"sqlite:///{path}",
-                SQLALCHEMY_ENGINE_OPTIONS={"poolclass": NullPool},
+                **sqlite_at(path),
             )
         )
     )
@@ -325,6 +332,44 @@ def test_read_only_request_in_flight_during_a_logout_does_not_bring_the_session_
     assert site.user(thief) is None
 
 
+def flask_in_a_table_that_cannot_tell_capitals(path: Path) -> Flask:
+    """As with MySQL, by its usual collations."""
+    app = flask_app(SESSION_TYPE="sqlalchemy", SESSION_SQLALCHEMY=SQLAlchemy(), **sqlite_at(path))
+    database = app.session_interface.client
+    with app.app_context():
+        database.session.execute(text("DROP TABLE sessions"))
+        columns = "session_id VARCHAR(255) COLLATE NOCASE UNIQUE, data BLOB, expiry DATETIME"
+        database.session.execute(text(f"CREATE TABLE sessions (id INTEGER PRIMARY KEY, {columns})"))
+        database.session.commit()
+    return app
+
+
+ALIKE: dict[str, tuple[Callable[[Path], Callable[[Site], Any]], Callable[[str], str]]] = {
+    "Flask-Session, SQLAlchemy": (
+        lambda path: in_flask(flask_in_a_table_that_cannot_tell_capitals(path)),
+        str.swapcase,
+    ),
+    "Pyramid, Beaker's files, ids that are not signed": (
+        lambda path: in_pyramid(BeakerSessionFactoryConfig(type="file", data_dir=str(path))),
+        lambda session_id: f"x/{session_id[:4]}.{session_id[4:]}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("app", "spelt"), ALIKE.values(), ids=ALIKE)
+def test_session_does_not_come_back_by_another_spelling_of_its_id(
+    app: Callable[[Path], Callable[[Site], Any]], spelt: Callable[[str], str], tmp_path: Path
+) -> None:
+    site = built(app(tmp_path / "sessions"))
+    desk = site.sign_in(signing_in("alice"))
+    copied = spelt(desk.cookies[site.cookie_name])
+    thief = Browser(site.door, {site.cookie_name: copied})
+    site.does["look"] = lambda contents: {"user": contents["user"], "status": desk.get("/logout").status}
+    read = json.loads(thief.get("/does/look").body)
+    assert (read["user"]["sub"], read["status"]) == (ALICE, 303)
+    assert site.user(Browser(site.door, {site.cookie_name: copied})) is None
+
+
 def test_cookie_copied_before_the_logout_is_refused_and_a_later_session_is_not(
     any_app: Callable[[Site], Any],
 ) -> None:
@@ -338,6 +383,32 @@ def test_cookie_copied_before_the_logout_is_refused_and_a_later_session_is_not(
     assert site.user(site.sign_in(signing_in("alice"), browser=browser)) == ALICE
     assert site.user(browser) == ALICE
     assert site.user(site.copy(thief)) is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        'session="{start}\\\\"; {end}=="',
+        'session=\x0b"{start};; {end}=="',
+        "session={start}\\;{end}==",
+        'session=x,session="{start};; {end}=="',
+        'session=x session="{start};; {end}=="',
+        "a=Thu, 01-Jan-1970 00:00:00 GMTsession={start}{end}",
+    ],
+)
+def test_copied_cookie_is_refused_wherever_webob_begins_and_ends_it(header: str) -> None:
+    site = built(COOKIES["Pyramid, signed cookie"])
+    browser = site.sign_in(signing_in("alice"))
+    copied = browser.cookies["session"]
+    cookie_header = header.format(start=copied[:-4], end=copied[-4:])
+
+    def user(door: WsgiDoor) -> Any:
+        return json.loads(door.call("GET", "/me", [("cookie", cookie_header)], b"").body)["user"]
+
+    assert user(WsgiDoor(site.app))["sub"] == ALICE
+    assert browser.get("/logout").status == 303
+    assert user(WsgiDoor(site.app))["sub"] == ALICE
+    assert user(site.door) is None
 
 
 @pytest.mark.parametrize("app", COOKIES.values(), ids=COOKIES)
