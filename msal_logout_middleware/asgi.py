@@ -60,7 +60,9 @@ class LogoutMiddleware:
         self._generation = logout.gate.generation
         self._learns = logout.gate.learns_exchanges
         self._paths = logout.paths
-        adapted = any(layer.is_of("asgiref.wsgi.WsgiToAsgi") for layer in layers(app))
+        inside = list(layers(app))
+        self._has_own_sessions = any(layer.keeps_sessions for layer in inside)  # whatever an outer app has
+        adapted = any(layer.is_of("asgiref.wsgi.WsgiToAsgi") for layer in inside)
         self._leave_by = self._leaving_as_coroutine if adapted else self._leaving
         self._upkeep: asyncio.Task[None] | None = None
         self._behind: set[asyncio.Future[Any]] = set()
@@ -293,7 +295,7 @@ class LogoutMiddleware:
     # What is ours
 
     async def _ours(self, scope: Scope, receive: Receive, send: Send, visit: Visit, path: str) -> None:
-        if "session" in scope and path == self.logout.logout_path:
+        if "session" in scope and path == self.logout.logout_path and not self._has_own_sessions:
             raise RuntimeError(
                 "LogoutMiddleware stands inside the session middleware, which would set the cookie again: add it "
                 "last, app.add_middleware(LogoutMiddleware, logout=logout), so that it is outermost"

@@ -6,8 +6,10 @@ import anyio
 import pytest
 import quart
 from litestar import Litestar
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
+from starlette.routing import Mount
 
 from msal_logout_middleware import Logout, Provider, upkeep
 from msal_logout_middleware.asgi import LogoutMiddleware
@@ -59,6 +61,15 @@ def test_middleware_inside_the_session_middleware_is_told():
         door.call("GET", "/logout", SAME, b"")
     assert door.call("GET", "/?code=of-a-sign-in&state=x", SAME, b"").status == 200
     assert door.call("GET", "/x", SAME, b"").status == 200
+
+
+def test_app_with_its_own_sessions_may_stand_in_one_that_has_others():
+    inner = make(SessionMiddleware(app, SECRET))
+    outer = Starlette(
+        routes=[Mount("/shop", inner)],
+        middleware=[Middleware(SessionMiddleware, secret_key="another secret", session_cookie="outer")],
+    )
+    assert AsgiDoor(outer).call("GET", "/shop/logout", SAME, b"").status == 303
 
 
 @pytest.mark.parametrize(

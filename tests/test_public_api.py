@@ -43,6 +43,11 @@ def test_sql_store_is_at_the_root_and_nothing_else_is_that_is_not_there() -> Non
     from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore
 
     assert msal_logout_middleware.SQLAlchemyStore is SQLAlchemyStore
+
+
+def test_who_looks_for_the_middleware_in_the_root_is_told_where_it_is() -> None:
+    with pytest.raises(ImportError, match=r"in msal_logout_middleware\.wsgi, for Flask"):
+        from msal_logout_middleware import LogoutMiddleware  # noqa: F401
     with pytest.raises(AttributeError, match="no attribute 'SQLStore'"):
         msal_logout_middleware.SQLStore  # noqa: B018 - it is asked for
 
