@@ -67,8 +67,8 @@ if not TYPE_CHECKING:  # type checkers would take every name for one that is the
         """Import what needs an extra, when it is asked for; so it is not in `__all__`."""
         if name == "LogoutMiddleware":
             raise ImportError(
-                "LogoutMiddleware is in msal_logout_middleware.wsgi, for Flask and Pyramid; in .asgi, for FastAPI, Quart"
-                " and Litestar; and in .django, for MIDDLEWARE"
+                "LogoutMiddleware is in msal_logout_middleware.wsgi, for Flask and Pyramid; in .asgi, for FastAPI,"
+                " Quart and Litestar; and in .django, for MIDDLEWARE"
             )
         if name != "SQLAlchemyStore":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
