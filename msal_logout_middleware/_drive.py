@@ -34,7 +34,8 @@ async def settle(value: MaybeAwaitable[T]) -> T:
     ):  # `inspect.isawaitable` takes six times as long, and most values are plain
         hop = _hop.get()
         found = await found if hop is None else hop(found)
-    return cast("T", found)
+    settled: T = found
+    return settled
 
 
 def run(flow: Coroutine[Any, Any, T]) -> T:

@@ -153,6 +153,11 @@ class Configuration:
         """Tell whether a header of the app's sets, or deletes, a cookie of the session or one that goes with it."""
         return name.lower() == "set-cookie" and any(cookie.is_set_by(value) for cookie in self.all_cookies)
 
+    @property
+    def tells_what_went(self) -> bool:
+        """Whether anybody is told of a sign-out that went well: `on_event`, or who reads the log at `INFO`."""
+        return self.on_event is not None or logger.isEnabledFor(logging.INFO)
+
     async def tell(self, event: Event) -> None:
         """Log an event and hand it to `on_event`, whose failures harm nobody."""
         logger.log(self._level(event), "%s", event)

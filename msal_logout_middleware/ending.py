@@ -323,10 +323,11 @@ async def _clear(
     removed = Removed({})
     gone: set[tuple[object, ...]] = set()
     wants = work.channel == "rp-initiated"  # the browser takes it to the provider
+    counts = wants or work.channel == "admin" or config.tells_what_went
     for ended in work.sessions if dropped else ():
         if any(handle in dropped for handle in ended.handles):
             gone.add((*ended.user, ended.cache_key))
-            for data in filter(None, map(dropped.get, ended.handles)):
+            for data in filter(None, map(dropped.get, ended.handles)) if counts else ():
                 removed += removed_from(data, ended.claims, wants_id_token=wants)
     cleared = set(gone)
     for ended in work.sessions:
@@ -430,7 +431,7 @@ def _with_found(
             steps.leave("read")
         else:
             sessions[session.handles] = session
-    return replace(work, sessions=tuple(sessions.values()), row=row or work.row)
+    return Work(work.channel, tuple(sessions.values()), work.user, row or work.row)
 
 
 def _handles(work: Work) -> tuple[str, ...]:

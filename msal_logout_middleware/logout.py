@@ -306,15 +306,16 @@ class Logout:
 
     async def respond(self, request: Request, world: World) -> Response | AppView | None:
         """Answer a request that `takes` took; `None` if the app is to answer it after all."""
-        if request.path == self.configuration.back_channel_path:
-            return await back_channel.log_out(self.configuration, request, world)
+        config = self.configuration
+        if request.path == config.back_channel_path:
+            return await back_channel.log_out(config, request, world)
         if request.body is None:
             return pages.plain(413, "The request is too large.")
-        if request.path == self.configuration.front_channel_path:
-            return await front_channel.log_out(self.configuration, request, world)
-        if request.path == self.configuration.logout_path:
-            return await rp_initiated.log_out(self.configuration, request, world)
-        return rp_initiated.came_back(self.configuration, request)
+        if request.path == config.front_channel_path:
+            return await front_channel.log_out(config, request, world)
+        if request.path == config.logout_path:
+            return await rp_initiated.log_out(config, request, world)
+        return rp_initiated.came_back(config, request)
 
     def worker_state(self) -> WorkerState:
         """Return what this worker knows of endings at the moment; nothing is asked, so it costs nothing."""

@@ -206,6 +206,8 @@ def logged() -> set[str]:
                 continue
             if getattr(node.func.value, "id", "").lstrip("_") != "logger" or not node.args:
                 continue
+            if node.func.attr == "isEnabledFor":
+                continue
             text = node.args[1 if node.func.attr == "log" else 0]
             message = text.value if isinstance(text, ast.Constant) else constants[ast.unparse(text)]
             found.add(re.sub("%[sd]", "...", str(message)))

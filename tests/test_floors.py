@@ -75,7 +75,7 @@ EXTRAS: dict[str, set[str]] = {
     "sessions.pyramid": {"pyramid", "webob"},
     "sessions.litestar": {"litestar"},
     "sessions.quart": {"hypercorn", "quart", "werkzeug"},
-    "stores.redis": {"redis", "valkey"},
+    "stores._redis_server": {"redis", "valkey"},
     "stores.sqlalchemy": {"sqlalchemy"},
     "testing": {"cryptography", "jwt", "multipart", "pytest", "starlette", "trustme", "uvicorn"},
 }

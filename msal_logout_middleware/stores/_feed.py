@@ -232,6 +232,12 @@ class Feed:
             if news.epoch != self._epoch or news.tip.sequence > self._tip.sequence:
                 self._doubt()
 
+    def hears(self, news: News) -> bool:
+        """Take in one ending that a message tells, if that needs nobody who asks; `tell` takes in the others."""
+        with self._lock:
+            self._untold = 0
+            return self._tip is not None and self._follows(news)
+
     def ended(self, news: News) -> None:
         """Take in one ending of this worker's own: whatever is known, the generation is another one from now on."""
         with self._lock:

@@ -4,29 +4,27 @@
 2. The caller gives the client, or a URL. Clients are known by what they can do, never by their class.
 3. Nothing is asked of the server before the first use, so an app starts without it.
 4. The workers hear of each ending by a message, and are vouched for by asking (`_feed.py`).
-5. No error quotes what an engine says: it may hold what it was given.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeVar
 
-from .._drive import MaybeAwaitable, run
+from .._drive import MaybeAwaitable
 from ..errors import StoreError
 from . import Ended, Ending, JournalRow, Loaded, Mark, Marks, Rows, SessionRecord, Weakness
 from . import _redis_scripts as scripts
-from ._feed import Answer, Feed, Messages, News, Tip
+from ._feed import Answer, Feed, News, Tip
+from ._redis_server import Messages, Server
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 from .encryption import Encryption, opened, protected
 
@@ -42,6 +40,7 @@ _KINDS: Final = {"h": "handle", "k": "key"}
 _LONGEST_MILLISECONDS = 10**15
 _BEATS_WITHOUT_MESSAGES = 20  # within the bound
 _ANY_ROW = b"[0-9a-f]" * 64
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class RedisStore:
@@ -101,7 +100,7 @@ class RedisStore:
         self._removed_row = removed_row_seconds
         self.encryption = encryption
         self._wait_replicas = wait_replicas
-        self._server = _Server(client_or_url, timeout_seconds, wait_seconds)
+        self._server = Server(client_or_url, timeout_seconds, wait_seconds)
         if wait_replicas and self._server.is_cluster:
             raise ValueError(
                 "wait_replicas cannot be had with a Cluster client: see `min-replicas-to-write` instead"
@@ -127,7 +126,7 @@ class RedisStore:
         return opened(self.encryption, row, await self._load_row(self._cache(row)))
 
     async def _load_row(self, name: bytes) -> Loaded:
-        version, data, expires_at = await self._server.ask("HMGET", name, "version", "data", "expires_at")
+        version, data, expires_at = await self._server.read("HMGET", name, "version", "data", "expires_at")
         if version is None or float(expires_at) <= self._clock():
             return Loaded(None, "")
         return Loaded(data, version.decode())
@@ -189,7 +188,7 @@ class RedisStore:
         return self._server.drive(self._get(handle, _encoded(handle)))
 
     async def _get(self, handle: str, name: bytes) -> SessionRecord | None:
-        found = await self._server.ask("GET", self._base + b"record:" + name)
+        found = await self._server.read("GET", self._base + b"record:" + name)
         record = None if found is None else _record(handle, found)
         return record if record and record.expires_at > self._clock() else None
 
@@ -209,15 +208,20 @@ class RedisStore:
 
     async def _end(self, name: str, now: float, args: list[Any], *, waits: bool) -> Ended:
         replicas = self._wait_replicas if waits else 0  # with work, `finish` waits
-        with self._doubting():
-            answer, acknowledged = await self._server.call(
-                scripts.END, self._index, [repr(now), *args], replicas=replicas
-            )
+        try:
+            called = scripts.END, self._index, (repr(now), *args)
+            if replicas:
+                answer, acknowledged = await self._server.call_and_wait(*called, replicas=replicas)
+            else:
+                answer, acknowledged = await self._server.call(*called), 0
             claimed, has_row, sequence, message, records, dropped = answer
             if message == b"again":  # the first answer was lost, and with it who else has ended something
                 self._feed.doubt()
             elif message:
                 self._feed.ended(_news(message))
+        except BaseException:  # cancelled ones as well: whether the ending was written cannot be told
+            self._feed.doubt()
+            raise
         if message and acknowledged < replicas:
             raise _too_few(acknowledged, replicas)
         caches = {handle.decode(): self._opened(cache.decode(), data) for handle, cache, data in dropped}
@@ -233,15 +237,6 @@ class RedisStore:
         kept = str(_kept(expires_at, now))
         return [self._caches.decode(), version, repr(expires_at), kept]
 
-    @contextmanager
-    def _doubting(self) -> Iterator[None]:
-        """Let this worker not be sure of what it knows, if it cannot be told whether an ending was written."""
-        try:
-            yield
-        except BaseException:  # cancelled ones as well
-            self._feed.doubt()
-            raise
-
     def take(self, *, limit: int, lease_seconds: float) -> MaybeAwaitable[Sequence[JournalRow]]:
         """Lease open journal rows whose lease has run out, the oldest first, so that no other worker does."""
         now = self._clock()
@@ -254,7 +249,8 @@ class RedisStore:
     async def _finish(self, row: bytes) -> None:
         wanted = self._wait_replicas
         if wanted:
-            _, acknowledged = await self._server.call(scripts.TOUCH, self._index[:1], [], replicas=wanted)
+            touched = scripts.TOUCH, self._index[:1], ()
+            _, acknowledged = await self._server.call_and_wait(*touched, replicas=wanted)
             if acknowledged < wanted:
                 raise _too_few(acknowledged, wanted)
         await self._server.call(scripts.FINISH, self._index, [repr(self._clock()), row])
@@ -284,7 +280,7 @@ class RedisStore:
         total, cursor, goes_on = 0, b"0", 1
         while goes_on:
             args = [repr(self._clock()), self._base + b"record:*", cursor]
-            (cursor, swept, goes_on), _ = await self._server.call(scripts.SWEEP, self._index, args)
+            cursor, swept, goes_on = await self._server.call(scripts.SWEEP, self._index, args)
             total += swept
         return total
 
@@ -321,28 +317,34 @@ class RedisStore:
         script: scripts.Script,
         now: float,
         *args: Any,
-        keys: Sequence[bytes] | None = None,
+        keys: tuple[bytes, ...] | None = None,
     ) -> MaybeAwaitable[T]:
         """Call a script, and return what its answer means."""
         return self._server.drive(self._called(convert, script, keys or self._index, [repr(now), *args]))
 
     async def _called(
-        self, convert: Callable[[Any], T], script: scripts.Script, keys: Sequence[bytes], args: list[Any]
+        self, convert: Callable[[Any], T], script: scripts.Script, keys: tuple[bytes, ...], args: list[Any]
     ) -> T:
-        answer, _ = await self._server.call(script, keys, args)
-        return convert(answer)
+        return convert(await self._server.call(script, keys, args))
 
     async def _ask(self, known: Tip | None, cursor: int | None, limit: int) -> Answer:
         tip = ("", "") if known is None else known
         args = [repr(self._clock()), *_new_names(16, 8), *tip, "" if cursor is None else cursor, limit]
-        answer, _ = await self._server.call(scripts.ASK, self._index, args)
+        answer = await self._server.call(scripts.ASK, self._index, args)
         epoch, sequence, name, has_known, is_all, marks = answer
-        return Answer(
-            epoch.decode(), Tip(sequence, name.decode()), bool(has_known), [*map(_mark, marks)], bool(is_all)
-        )
+        told = [_mark([field.decode() for field in mark]) for mark in marks]
+        return Answer(epoch.decode(), Tip(sequence, name.decode()), bool(has_known), told, bool(is_all))
 
-    async def _subscribe(self) -> _Messages | None:
-        return await self._server.subscribe(self._base + b"endings")
+    async def _subscribe(self) -> Messages | None:
+        return await self._server.subscribe(self._base + b"endings", self._hear)
+
+    def _hear(self, message: bytes | str) -> News | None:
+        """Take a message in at once if it follows what is known, as most do; the feed's follower sees to others."""
+        try:
+            news = _news(message)
+        except (ValueError, TypeError, KeyError):  # somebody else's message tells nothing
+            return None
+        return None if self._feed.hears(news) else news
 
 
 class _Source:
@@ -358,266 +360,6 @@ class _Source:
 
     def subscribe(self) -> MaybeAwaitable[Messages | None]:
         return self._server.drive(self._store._subscribe())
-
-
-# The server
-
-
-class _Server:
-    """A client of the server, plain or asyncio: coroutines that wait in their own world."""
-
-    def __init__(self, client_or_url: Any, timeout_seconds: float, wait_seconds: float) -> None:
-        self._is_ours = isinstance(client_or_url, str)
-        self._client = _client(client_or_url, timeout_seconds) if self._is_ours else client_or_url
-        if not callable(getattr(self._client, "execute_command", None)):
-            raise TypeError("RedisStore needs a client of redis-py or valkey-py, or a URL")
-        self._timeout = timeout_seconds
-        self._wait_milliseconds = int(wait_seconds * 1000)
-        self.is_async = hasattr(self._client, "__aenter__")
-        self.is_cluster = hasattr(self._client, "get_node_from_key")
-        self.has_messages = hasattr(self._client, "pubsub")
-        if not self.is_async and not self._is_ours and _waits_for_ever(self._client):
-            logger.warning(
-                "the store's client has no socket_timeout: when the server hangs, so will requests; give it one"
-            )
-
-    def drive(self, flow: Coroutine[Any, Any, T]) -> MaybeAwaitable[T]:
-        """Return what a coroutine comes to; an asynchronous one is the caller's to await."""
-        return flow if self.is_async else run(flow)
-
-    async def ask(self, *command: Any, **options: Any) -> Any:
-        """Send one command, and return its answer.
-
-        Raises:
-            StoreError: The server did not do it, or maybe did and could not say so.
-        """
-        try:
-            return await self._sent(*command, **options)
-        except Exception as error:  # any client's
-            raise StoreError(_sentence(error)) from error
-
-    async def call(
-        self, script: scripts.Script, keys: Sequence[bytes], args: list[Any], *, replicas: int = 0
-    ) -> tuple[Any, int]:
-        """Run a script; return its answer, and how many replicas have what it wrote, if that is asked for.
-
-        Raises:
-            StoreError: The server did not run it, or maybe did and could not say so.
-        """
-        send = self._sent_and_waited if replicas else self._sent
-        wait = (replicas,) if replicas else ()
-        try:
-            try:
-                answer = await send(*wait, "EVALSHA", script.sha, len(keys), *keys, *args)
-            except Exception as error:  # any client's
-                if "NoScriptError" not in _names(error):
-                    raise
-                answer = await send(*wait, "EVAL", script.text, len(keys), *keys, *args)
-        except Exception as error:  # any client's
-            raise StoreError(_sentence(error)) from error
-        return answer if replicas else (answer, 0)
-
-    async def scan(self, pattern: bytes, after: str | None, limit: int) -> tuple[Sequence[bytes], str | None]:
-        """Look at some keys; return those like a pattern, and where to go on: at each primary of a cluster in turn.
-
-        Raises:
-            StoreError: The server did not do it, or the cluster has other primaries than before.
-        """
-        try:
-            primaries = await self._primaries()
-        except Exception as error:  # any client's
-            raise StoreError(_sentence(error)) from error
-        names = sorted(primaries)
-        cursor, at, names_before = (0, 0, names) if after is None else json.loads(after)
-        if names_before != names:
-            raise StoreError("the cluster's primaries have changed meanwhile: start anew")
-        # Not by a script: a proxy in front of many servers would run it on one of them.
-        scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", limit)
-        cursor, found = await self.ask(*scan, **primaries[names[at]])
-        if isinstance(cursor, dict):  # a client of a cluster says whose it is
-            (cursor,) = cursor.values()
-        if not cursor:
-            at += 1
-        return found, json.dumps([cursor, at, names]) if at < len(names) else None
-
-    async def _primaries(self) -> dict[str, dict[str, Any]]:
-        """Return how each server that has keys is sent a command, by its name; without a cluster it is one."""
-        if not self.is_cluster:
-            return {"": {}}
-        if self.is_async:  # a plain client knows them when it is made
-            async with asyncio.timeout(self._timeout):
-                await self._client.initialize()
-        return {node.name: {"target_nodes": [node]} for node in self._client.get_primaries()}
-
-    async def _sent(self, *command: Any, **options: Any) -> Any:
-        # The option has bytes stay bytes where the client would decode them.
-        if not self.is_async:
-            return self._client.execute_command(*command, NEVER_DECODE=True, **options)
-        async with asyncio.timeout(self._timeout):
-            return await self._client.execute_command(*command, NEVER_DECODE=True, **options)
-
-    async def _sent_and_waited(self, replicas: int, *command: Any) -> tuple[Any, int]:
-        """Send a command, and wait for replicas on the same connection, since the server goes by that."""
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.execute_command(*command, NEVER_DECODE=True)
-        pipeline.execute_command("WAIT", replicas, self._wait_milliseconds)
-        sent = pipeline.execute(raise_on_error=False)  # an error that it raises would quote the command
-        if self.is_async:
-            async with asyncio.timeout(self._timeout + self._wait_milliseconds / 1000):
-                sent = await sent
-        for answer in sent:
-            if isinstance(answer, Exception):
-                raise answer
-        answer, acknowledged = sent
-        return answer, int(acknowledged)
-
-    async def subscribe(self, channel: bytes) -> _Messages | None:
-        """Subscribe to a channel; the server has it when this returns. `None`: the client cannot.
-
-        Raises:
-            StoreError: The server could not be asked, or refused.
-        """
-        if not self.has_messages:
-            return None
-        messages = _Messages(self, self._client.pubsub())
-        try:
-            await messages.begin(channel, self._timeout)
-        except BaseException:
-            await messages.closed()
-            raise
-        return messages
-
-    async def close(self, following: asyncio.Task[None] | None) -> None:
-        """Close what is ours, when the feed's task has ended."""
-        if following is not None and following.get_loop() is asyncio.get_running_loop():
-            await asyncio.wait([following])
-        if self._is_ours:
-            self._client.connection_pool.disconnect()  # redis-py 5.0.0's `close` leaves it
-
-
-class _Messages:
-    """A subscription, as the feed reads it."""
-
-    def __init__(self, server: _Server, pubsub: Any) -> None:
-        self._server = server
-        self._pubsub = pubsub
-
-    async def begin(self, channel: bytes, timeout_seconds: float) -> None:
-        until, kind = time.monotonic() + timeout_seconds, None
-        try:
-            await self._awaited(self._pubsub.subscribe(channel))
-            while kind != "subscribe" and time.monotonic() < until:
-                found = await self._read(until - time.monotonic())
-                kind = found and found["type"]
-        except Exception as error:  # any client's
-            raise StoreError(_sentence(error)) from error
-        if kind != "subscribe":
-            raise StoreError(_sentence(TimeoutError()))
-
-    def next(self, timeout_seconds: float) -> MaybeAwaitable[News | None]:
-        return self._server.drive(self._next(timeout_seconds))
-
-    async def _next(self, timeout_seconds: float) -> News | None:
-        try:
-            found = await self._read(timeout_seconds)
-        except Exception as error:  # any client's
-            raise StoreError(_sentence(error)) from error
-        if found is None or found["type"] != "message":
-            return None
-        with suppress(ValueError, TypeError, KeyError):  # somebody else's message tells nothing
-            return _news(found["data"])
-        return None
-
-    async def _read(self, timeout_seconds: float) -> Any:
-        return await self._awaited(self._pubsub.get_message(timeout=max(0.0, timeout_seconds)))
-
-    def close(self) -> MaybeAwaitable[None]:
-        return self._server.drive(self.closed())
-
-    async def closed(self) -> None:
-        with suppress(Exception):  # any client's: the connection is gone already
-            close = getattr(self._pubsub, "aclose", None) or self._pubsub.close
-            await self._awaited(close())
-
-    async def _awaited(self, value: Any) -> Any:
-        return await value if self._server.is_async else value
-
-
-def _client(url: str, timeout_seconds: float) -> Any:
-    """Make a client of a URL, with timeouts, and without retries: sign-outs are tried again by the flow."""
-    timeouts = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
-    try:
-        if url.startswith(("valkey://", "valkeys://")):
-            import valkey  # noqa: PLC0415 - whoever gives a URL needs it
-            from valkey.backoff import NoBackoff as NoValkeyBackoff  # noqa: PLC0415
-            from valkey.retry import Retry as ValkeyRetry  # noqa: PLC0415
-
-            return valkey.Valkey.from_url(url, retry=ValkeyRetry(NoValkeyBackoff(), 0), **timeouts)
-        import redis  # noqa: PLC0415
-        from redis.backoff import NoBackoff  # noqa: PLC0415
-        from redis.retry import Retry  # noqa: PLC0415
-
-        return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **timeouts)
-    except ImportError:
-        raise ImportError(
-            "a URL needs a client: install msal-logout-middleware[redis], or valkey for a valkey:// URL"
-        ) from None
-    except ValueError:  # which may quote the URL
-        raise ValueError(
-            "the store's URL cannot be read: redis[s]://[user[:password]@]host[:port][/db], with what is not plain in"
-            " the user and the password percent-encoded"
-        ) from None
-
-
-def _waits_for_ever(client: Any) -> bool:
-    pool = getattr(client, "connection_pool", None) or getattr(client, "nodes_manager", None)
-    options = getattr(pool, "connection_kwargs", {})
-    return options.get("socket_timeout") is None
-
-
-_WHAT_IS_WRONG = (
-    ({"OOM", "OutOfMemoryError"}, "has no memory left: raise its `maxmemory`"),
-    (
-        {"NOAUTH", "WRONGPASS", "AuthenticationError", "AuthenticationWrongNumberOfArgsError"},
-        "refuses the user or the password",
-    ),
-    (
-        {"NOPERM", "NoPermissionError"},
-        "does not allow its user what the store needs: see the store's documentation",
-    ),
-    ({"READONLY", "ReadOnlyError"}, "is a replica, which cannot be written: connect to the primary"),
-    ({"NOREPLICAS"}, "has too few replicas to take a write"),
-    ({"MISCONF"}, "cannot save to its disk, and so takes no writes"),
-    ({"LOADING", "BusyLoadingError"}, "has just started, and is still loading its data"),
-    ({"BUSY"}, "is busy with somebody's script"),
-    (
-        {"CLUSTERDOWN", "ClusterDownError", "MasterDownError", "MASTERDOWN"},
-        "is part of a cluster that is down",
-    ),
-    ({"WRONGTYPE"}, "holds another application's keys under the store's prefix: give it a prefix of its own"),
-    ({"UnknownCommandError"}, "is too old: Redis 6.2 or later, or Valkey, is needed"),
-    ({"TimeoutError"}, "did not answer in time"),
-    (
-        {"ConnectionError", "OSError"},
-        "cannot be reached: see that it runs, and that the app may connect to it",
-    ),
-)
-_CODE = re.compile(r"\b[A-Z]{4,}\b|\bOOM\b")
-
-
-def _names(error: BaseException) -> set[str]:
-    return {kind.__name__ for kind in type(error).__mro__}
-
-
-def _sentence(error: Exception) -> str:
-    """Say what is wrong with the server, and what to do; without the engine's text, which may quote anything."""
-    if isinstance(error, StoreError):
-        return str(error)
-    for said in ({*_CODE.findall(str(error)[:1000])}, _names(error)):
-        for names, what in _WHAT_IS_WRONG:
-            if said & names:
-                return f"the store's server {what}"
-    return f"the store's server did not do what it was asked for ({type(error).__name__})"
 
 
 def _too_few(acknowledged: int, wanted: int) -> StoreError:
@@ -642,7 +384,7 @@ def _row(key: str) -> str:
 
 
 def _json(value: Any) -> bytes:
-    return _encoded(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return _encoded(_compact(value))
 
 
 def _new_names(*sizes: int) -> Iterator[str]:
@@ -684,7 +426,7 @@ class _Stored(NamedTuple):
 
 def _stored(handle: str, value: bytes) -> _Stored:
     number, head, data = value.split(b"\n", 2)
-    session, keys, issued_at, expires_at, *_ = json.loads(head)
+    session, keys, issued_at, expires_at, *_ = json.loads(head.decode())
     return _Stored(int(number), SessionRecord(handle, session, tuple(keys), issued_at, data, expires_at))
 
 
@@ -704,10 +446,8 @@ def _rows(answer: Sequence[tuple[bytes, bytes, Sequence[bytes]]]) -> list[Journa
     ]
 
 
-def _mark(fields: Sequence[bytes | str]) -> Mark:
-    kind, value, before, sequence, expires_at = (
-        field if isinstance(field, str) else field.decode() for field in fields
-    )
+def _mark(fields: Sequence[str]) -> Mark:
+    kind, value, before, sequence, expires_at = fields
     return Mark(_KINDS[kind], value, float(before), int(sequence), float(expires_at))  # type: ignore[arg-type]
 
 

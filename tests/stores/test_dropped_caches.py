@@ -307,6 +307,19 @@ def test_cluster_and_replicas_that_must_have_it_take_the_longer_way(server: Serv
         store.close()
 
 
+def test_cache_that_goes_is_not_looked_into_where_nobody_is_told_what_went(
+    site: Any, store: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.build(on_event=None)
+    claims = signing_in("ann", sid="anns")
+    site.sign_in(claims, cache=False)
+    assert store.replace(home_account_id(claims), "", b"damaged")
+    with caplog.at_level("WARNING", logger="msal_logout_middleware"):
+        site.front_channel(sid="anns")
+    assert site.cache(claims) is None
+    assert caplog.text == ""
+
+
 def test_damaged_cache_goes_and_is_told(site: Any, store: Any, caplog: pytest.LogCaptureFixture) -> None:
     site.build()
     claims = signing_in("ann", sid="anns")

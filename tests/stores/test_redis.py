@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from msal_logout_middleware._drive import run_beside_loop, settle
+from msal_logout_middleware._drive import run, run_beside_loop, settle
 from msal_logout_middleware.errors import StoreError
 from msal_logout_middleware.stores import Ending, Jti, KeyMark, SessionRecord
 from msal_logout_middleware.stores.redis import RedisStore
@@ -511,9 +511,12 @@ def test_asynchronous_cluster_client_without_messages_hears_within_the_bound(
     asyncio.run(story())
 
 
-def test_call_of_an_asyncio_client_waits_for_its_timeout_at_most(own_server: Server, prefix: str) -> None:
+@pytest.mark.parametrize("way", [{}, {"max_connections": 3}], ids=["directly", "by the client"])
+def test_call_of_an_asyncio_client_waits_for_its_timeout_at_most(
+    own_server: Server, prefix: str, way: dict[str, Any]
+) -> None:
     async def story() -> None:
-        async with asyncio_client(own_server, socket_timeout=None) as client:
+        async with asyncio_client(own_server, socket_timeout=None, **way) as client:
             store = RedisStore(client, prefix=prefix, timeout_seconds=0.2, wait_seconds=0.1)
             assert await store.load("alice") == (None, "")
             async with asyncio.timeout(20):
@@ -624,6 +627,7 @@ def test_replica_that_was_promoted_without_the_last_endings_is_read_anew(
     assert reader.look() == {"h", "lost"}
     own_server.stop()
     own_server.port, replica.port = replica.port, own_server.port
+    run(store._server._lines.close())
     store._server._client.connection_pool.connection_kwargs["port"] = own_server.port
     store._server._client.connection_pool.reset()
     end(store, "new")

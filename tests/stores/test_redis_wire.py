@@ -1,0 +1,482 @@
+"""`RedisStore` over its client's own connections: what is read off them, and whose answer is whose."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from msal_logout_middleware.errors import StoreError
+from msal_logout_middleware.stores import Ending, _redis_wire
+from msal_logout_middleware.stores._redis_wire import NotAnsweredError, packed, packed_call, parsed
+from msal_logout_middleware.stores.redis import RedisStore
+
+from .servers import Server, new_prefix
+
+BOTH = pytest.mark.parametrize("is_async", [False, True], ids=["plain", "asyncio"])
+VALUES: list[tuple[bytes, Any]] = [
+    (b":12\r\n", 12),
+    (b":-1\r\n", -1),
+    (b"$3\r\na\r\n\r\n", b"a\r\n"),
+    (b"$0\r\n\r\n", b""),
+    (b"$-1\r\n", None),
+    (b"_\r\n", None),
+    (b"*0\r\n", []),
+    (b"*3\r\n:1\r\n*1\r\n$1\r\nx\r\n$-1\r\n", [1, [b"x"], None]),
+]
+
+
+class Scripted:
+    """A server that answers what a test says: each `GET` by the next of `answers`, all else by `+OK`.
+
+    `None` is no answer; it comes, with the others, once `late` is set. A tuple is sent piece by piece.
+    """
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+        self.late: threading.Event = threading.Event()
+        self.connections = 0
+        self.gets: list[int] = []  # on which connection each came
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._listening.getsockname()[1]}?protocol=2"
+
+    def close(self) -> None:
+        self.late.set()
+        self._listening.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close all connections."""
+        for each in self._open:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        self._open.clear()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._open.append(connection)
+            threading.Thread(target=self._serve, args=(connection, self.connections), daemon=True).start()
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        data = b""
+        try:
+            while more := connection.recv(65_536):
+                data += more
+                while data:
+                    command, end = parsed(data, 0)
+                    data = data[end:]
+                    self._answer(connection, number, command)
+        except OSError:
+            return
+
+    def _answer(self, connection: socket.socket, number: int, command: list[bytes]) -> None:
+        if command[0] != b"GET":
+            connection.sendall(b"+OK\r\n")
+            return
+        self.gets.append(number)
+        answer = self.answers.pop(0)
+        if answer is None:
+            self.late.wait(20)
+            answer = b"$4\r\nlate\r\n"
+        for piece in answer if isinstance(answer, tuple) else (answer,):
+            connection.sendall(piece)
+            if isinstance(answer, tuple):
+                threading.Event().wait(0.02)  # so that the pieces come one by one
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    server = Scripted()
+    yield server
+    server.close()
+
+
+class Asker:
+    """Sends `GET`s, as `RedisStore` does, in one world or the other."""
+
+    def __init__(self, url: str, is_async: bool, **options: Any) -> None:
+        self.is_async = is_async
+        self._runner = asyncio.Runner() if is_async else None
+        module = pytest.importorskip("redis.asyncio" if is_async else "redis")
+        options = {"socket_timeout": 0.3, **options}
+        self.client = module.Redis.from_url(url, retry=None, **options)
+        self.store = RedisStore(self.client, prefix=new_prefix(), timeout_seconds=0.3, wait_seconds=0.1)
+        self.server = self.store._server
+
+    def run(self, call: Any) -> Any:
+        return self._runner.run(call) if self._runner is not None else call
+
+    def get(self) -> Any:
+        return self.run(self.server.drive(self.server.read("GET", "x")))
+
+    def close(self) -> None:
+        self.run(self.store.close())
+        if self._runner is None:
+            self.client.close()
+        else:
+            self._runner.run(getattr(self.client, "aclose", self.client.close)())
+            self._runner.close()
+
+    @property
+    def free(self) -> list[Any]:
+        return self.server._lines._free
+
+
+@pytest.fixture
+def ask() -> Iterator[Callable[..., Asker]]:
+    made: list[Asker] = []
+
+    def ask(*args: Any, **options: Any) -> Asker:
+        made.append(Asker(*args, **options))
+        return made[-1]
+
+    yield ask
+    for each in made:
+        each.close()
+
+
+# Bytes
+
+
+@pytest.mark.parametrize(("data", "value"), VALUES)
+def test_value_is_read_with_where_it_ends(data: bytes, value: Any) -> None:
+    assert parsed(b"?" + data + b"more", 1) == (value, 1 + len(data))
+
+
+@pytest.mark.parametrize(("data", "_value"), VALUES)
+def test_value_that_has_not_come_in_whole_is_none(data: bytes, _value: Any) -> None:
+    for end in range(len(data)):
+        with pytest.raises(_redis_wire._IncompleteError):
+            parsed(data[:end])
+
+
+@pytest.mark.parametrize("data", [b"+OK\r\n", b"%1\r\n:1\r\n:2\r\n", b"#t\r\n", b"!3\r\nERR\r\n", b"\r\n"])
+def test_what_nothing_of_ours_is_answered_with_is_for_the_client(data: bytes) -> None:
+    with pytest.raises((NotAnsweredError, ValueError, IndexError)):
+        parsed(data)
+
+
+def test_command_is_an_array_of_bulk_strings() -> None:
+    assert packed("SET", b"\r\n", 12, "\u00e9") == (
+        b"*4\r\n$3\r\nSET\r\n$2\r\n\r\n\r\n$2\r\n12\r\n$2\r\n\xc3\xa9\r\n"
+    )
+    assert packed_call("sha", (b"k1", b"k2"), ["a", 1]) == packed("EVALSHA", "sha", 2, b"k1", b"k2", "a", 1)
+
+
+# Answers
+
+
+@BOTH
+def test_answer_that_comes_in_pieces_is_whole(scripted: Scripted, ask: Any, is_async: bool) -> None:
+    asker = ask(scripted.url, is_async)
+    scripted.answers = [(b"$6\r", b"\nab\r\nc", b"d\r", b"\n")]
+    assert asker.get() == b"ab\r\ncd"
+    assert len(asker.free) == 1
+
+
+@BOTH
+def test_calls_go_over_one_connection_one_after_the_other(
+    scripted: Scripted, ask: Any, is_async: bool
+) -> None:
+    asker = ask(scripted.url, is_async)
+    scripted.answers = [b"$1\r\n%d\r\n" % number for number in range(5)]
+    assert [asker.get() for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+    assert set(scripted.gets) == {1}
+
+
+@BOTH
+def test_answer_that_comes_too_late_is_not_given_to_the_next_call(
+    scripted: Scripted, ask: Any, is_async: bool
+) -> None:
+    asker = ask(scripted.url, is_async)
+    scripted.answers = [b"$1\r\na\r\n", None, b"$1\r\nb\r\n"]
+    assert asker.get() == b"a"
+    with pytest.raises(StoreError, match="in time"):
+        asker.get()
+    assert asker.free == []
+    scripted.late.set()
+    assert asker.get() == b"b"
+    assert scripted.gets == [1, 1, 2]
+
+
+def test_answer_to_a_call_that_was_cancelled_is_not_given_to_the_next_one(scripted: Scripted) -> None:
+    redis = pytest.importorskip("redis.asyncio")
+
+    async def story() -> None:
+        async with redis.Redis.from_url(scripted.url) as client:
+            store = RedisStore(client)
+            scripted.answers = [b"$1\r\na\r\n", None, b"$1\r\nb\r\n"]
+            assert await store._server.read("GET", "x") == b"a"
+            call = asyncio.ensure_future(store._server.read("GET", "x"))
+            while len(scripted.gets) < 2:
+                await asyncio.sleep(0.001)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert store._server._lines._free == []
+            scripted.late.set()
+            assert await store._server.read("GET", "x") == b"b"
+            assert scripted.gets == [1, 1, 2]
+            await store.close()
+
+    asyncio.run(story())
+
+
+@BOTH
+def test_second_answer_to_one_call_is_not_given_to_the_next_one(
+    scripted: Scripted, ask: Any, is_async: bool
+) -> None:
+    asker = ask(scripted.url, is_async)
+    scripted.answers = [b"$1\r\na\r\n$1\r\n?\r\n", b"$1\r\na\r\n", b"$1\r\nb\r\n"]
+    assert asker.get() == b"a"  # by the client
+    assert asker.get() == b"b"
+    assert scripted.gets[0] not in scripted.gets[1:]
+
+
+@BOTH
+@pytest.mark.parametrize("answer", [b"what\r\n", b"$x\r\n", b"*1\r\n%0\r\n", b"#t\r\n", b"*9\r\n-\r\n*z\r\n"])
+def test_what_cannot_be_read_has_the_client_asked_over_another_connection(
+    scripted: Scripted, ask: Any, is_async: bool, answer: bytes
+) -> None:
+    asker = ask(scripted.url, is_async)
+    scripted.answers = [answer, b"$1\r\na\r\n"]
+    assert asker.get() == b"a"
+    assert len(scripted.gets) == 2
+    assert scripted.gets[0] != scripted.gets[1]
+
+
+@BOTH
+def test_error_is_the_clients_to_say_and_its_connection_goes_on(
+    scripted: Scripted, ask: Any, is_async: bool
+) -> None:
+    asker = ask(scripted.url, is_async)
+    scripted.answers = [b"-OOM no memory for secret\r\n"] * 2
+    with pytest.raises(StoreError, match="no memory left") as caught:
+        asker.get()
+    assert "secret" not in str(caught.value)
+    assert scripted.gets == [1, 1]
+
+
+@BOTH
+def test_connection_that_the_server_has_closed_is_replaced(
+    scripted: Scripted, ask: Any, is_async: bool
+) -> None:
+    asker = ask(scripted.url, is_async)
+    scripted.answers = [b"$1\r\na\r\n", b"$1\r\nb\r\n", b"$1\r\nc\r\n"]
+    assert asker.get() == b"a"
+    scripted.hang_up()
+    assert asker.get() == b"b"
+    assert asker.get() == b"c"
+    assert scripted.gets[1:] in ([2, 2], [2, 3])
+
+
+@BOTH
+def test_what_the_server_says_of_its_own_accord_is_no_answer_and_ends_the_connection(
+    scripted: Scripted, ask: Any, is_async: bool
+) -> None:
+    asker = ask(scripted.url, is_async)
+    scripted.answers = [b">2\r\n$6\r\nMOVING\r\n:1\r\n$1\r\na\r\n", b"$1\r\nb\r\n"]
+    assert asker.get() == b"a"
+    assert asker.get() == b"b"
+    assert scripted.gets == [1, 2]
+
+
+# Whose connections they are
+
+
+@BOTH
+def test_connections_go_back_to_their_pool_after_a_while_and_at_the_end(
+    scripted: Scripted, ask: Any, is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asker = ask(scripted.url, is_async)
+    released: list[Any] = []
+    release = asker.client.connection_pool.release
+    monkeypatch.setattr(
+        asker.client.connection_pool, "release", lambda c: (released.append(c), release(c))[1]
+    )
+    scripted.answers = [b"$1\r\na\r\n"] * 4
+    asker.get()
+    asker.get()
+    assert released == []
+    asker.free[0] = (0.0, asker.free[0][1])  # its time is over
+    asker.get()
+    assert len(released) == 1
+    asker.run(asker.store.close())
+    assert len(released) == 2
+    assert released[0] is released[1]  # the pool has it checked, and gave it again
+    asker.get()
+    assert scripted.connections == 1
+
+
+@BOTH
+def test_small_pool_is_left_to_the_app(scripted: Scripted, ask: Any, is_async: bool) -> None:
+    asker = ask(scripted.url, is_async, max_connections=3)
+    scripted.answers = [b"$1\r\na\r\n"]
+    assert asker.get() == b"a"
+    assert asker.free == []
+
+
+@BOTH
+@pytest.mark.parametrize("what", ["wrapped", "unknown"])
+def test_client_that_is_not_the_librarys_own_or_has_other_connections_is_used_as_it_is(
+    scripted: Scripted, ask: Any, is_async: bool, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if what == "wrapped":
+        module = pytest.importorskip("redis.asyncio" if is_async else "redis")
+
+        class Own(module.Redis):
+            def execute_command(self, *args: Any, **options: Any) -> Any:
+                return super().execute_command(*args, **options)
+
+        monkeypatch.setattr(module, "Redis", Own)
+    else:
+        # As in a version that calls them otherwise.
+        monkeypatch.setattr(_redis_wire, "_LoopLine" if is_async else "_PlainLine", Unknown)
+    asker = ask(scripted.url, is_async)
+    scripted.answers = [b"$1\r\na\r\n"] * 2
+    assert [asker.get(), asker.get()] == [b"a", b"a"]
+    assert asker.free == []
+    assert scripted.connections == 1
+
+
+class Unknown:
+    def __init__(self, _connection: Any) -> None:
+        raise AttributeError
+
+
+def test_threads_are_given_their_own_answers(server: Server) -> None:
+    store: Any = RedisStore(server.url, prefix=new_prefix(), timeout_seconds=60)
+    for number in range(40):
+        store.replace(f"key {number}", "", b"%d" % number)
+    with ThreadPoolExecutor(40) as pool:
+        for _ in range(20):
+            found = pool.map(lambda number: store.load(f"key {number}").data, range(40))
+            assert list(found) == [b"%d" % number for number in range(40)]
+    store.close()
+
+
+def test_tasks_are_given_their_own_answers(server: Server) -> None:
+    redis = pytest.importorskip("redis.asyncio")
+
+    async def story() -> None:
+        async with redis.Redis.from_url(server.url) as client:
+            store: Any = RedisStore(client, prefix=new_prefix(), timeout_seconds=60)
+            for number in range(40):
+                await store.replace(f"key {number}", "", b"%d" % number * 20_000)
+            for _ in range(5):
+                found = await asyncio.gather(*(store.load(f"key {number}") for number in range(40)))
+                assert [row.data for row in found] == [b"%d" % number * 20_000 for number in range(40)]
+            await store.close()
+
+    asyncio.run(story())
+
+
+# Subscriptions
+
+
+@BOTH
+def test_message_that_follows_is_taken_in_and_no_store_is_asked(server: Server, is_async: bool) -> None:
+    """As other workers hear of an ending: between two beats."""
+    prefix = new_prefix()
+    other: Any = RedisStore(server.url, prefix=prefix, bound_seconds=400)
+    first = other.end(Ending(handles=("h1",), expires_at=9e9)).sequence
+
+    async def story() -> None:
+        redis = pytest.importorskip("redis.asyncio")
+        client = redis.Redis.from_url(server.url) if is_async else server.url
+        store: Any = RedisStore(client, prefix=prefix, bound_seconds=400)
+        while store.generation() is None:
+            await asyncio.sleep(0.01)
+        before = store.generation()
+        calls = asked(server)
+        await asyncio.to_thread(other.end, Ending(handles=("h2",), expires_at=9e9))
+        while store.generation() == before:
+            await asyncio.sleep(0.01)
+        assert store.generation() is not None
+        assert [mark.value for mark in store.marks_since(first, limit=9).marks] == ["h2"]
+        assert asked(server) == calls + 1  # the ending itself
+        if is_async:
+            await store.close()
+            await getattr(client, "aclose", client.close)()
+        else:
+            store.close()
+
+    asyncio.run(story())
+    other.close()
+
+
+def asked(server: Server) -> int:
+    found: int = server.admin.info("commandstats")["cmdstat_evalsha"]["calls"]
+    return found
+
+
+@BOTH
+def test_subscription_that_speaks_no_known_language_is_made_anew(is_async: bool) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+
+    class Connection:
+        pass
+
+    async def story() -> None:
+        connection: Any = Connection()
+        if is_async:
+            _, connection._writer = await asyncio.open_connection(sock=ours)
+            listener: Any = _redis_wire._LoopListener(connection, lambda message: message)
+        else:
+            connection._sock = ours
+            listener = _redis_wire._PlainListener(connection, lambda message: message)
+
+        async def following() -> Any:
+            found = listener.next(5.0)
+            return await found if is_async else found
+
+        theirs.sendall(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\na\r\n*3\r\n$7\r\nmess")
+        assert await following() == b"a"
+        theirs.sendall(b"age\r\n$1\r\nc\r\n$1\r\nb\r\n>3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nc\r\n")
+        assert [await following(), await following()] == [b"b", b"c"]
+        theirs.sendall(b"what?\r\n")
+        with pytest.raises((NotAnsweredError, ValueError)):
+            await following()
+        theirs.close()
+        with pytest.raises((ConnectionError, NotAnsweredError, ValueError)):
+            await following()
+        if is_async:
+            connection._writer.close()
+
+    asyncio.run(story())
+    ours.close()
+
+
+def test_app_goes_on_with_its_client_when_the_store_is_closed(server: Server) -> None:
+    redis = pytest.importorskip("redis.asyncio")
+
+    async def story() -> None:
+        async with redis.Redis.from_url(server.url) as client:
+            store: Any = RedisStore(client, prefix=new_prefix())
+            await store.end(Ending(handles=("h",), expires_at=9e9))
+            await store.close()
+            assert await client.ping()
+            await store.end(Ending(handles=("h",), expires_at=9e9))
+            await client.connection_pool.disconnect()  # those of the store as well
+            assert (await store.end(Ending(handles=("h",), expires_at=9e9))).claimed
+            await store.close()
+
+    asyncio.run(story())
