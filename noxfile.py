@@ -7,11 +7,18 @@ nox --session "frameworks(django-5.2)"      one version of one framework
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2024.4"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False
+
+# Pythons that pyenv has, and has not put on the PATH.
+PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, PYENV.glob("versions/3.*/bin"))])
 
 PYTHONS = ("3.11", "3.12", "3.13")
 EXTRAS = ".[flask,redis,sql,starlette,testing]"
