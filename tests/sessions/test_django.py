@@ -366,5 +366,6 @@ class TestConnections:
             with pytest.raises(Exception, match="closed"):
                 SESSION.load(session_id)
             assert connection.connection is raw
+            assert not connection.closed_in_transaction
             raise RuntimeError("what the app makes of it")
         connection.close()
