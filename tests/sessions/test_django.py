@@ -257,6 +257,7 @@ class TestWhatCannotBeAsked:
         for method in ("get", "delete"):
             monkeypatch.setattr(caches["default"], method, fail)
         assert SESSION.load(session_id).claims == CLAIMS
+        assert SESSION.load("0" * 32) is None
         with pytest.raises(ConnectionError):
             SESSION.delete(session_id)
 
