@@ -339,19 +339,19 @@ def _write(response: Any, status: int, headers: Iterable[Header]) -> None:
         else:
             del response.cookies[key]
     for text in cookies:
-        cookie = _SentCookie(text)
-        response.cookies[text if cookie.key in response.cookies else cookie.key] = cookie
+        name = text.partition("=")[0]
+        response.cookies[text if name in response.cookies else name] = _SentCookie(text, name)
 
 
 class _SentCookie(Morsel[str]):
     """A cookie that is sent as it was written, whatever attributes this Python knows."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, name: str) -> None:
         super().__init__()
         self._text = text
-        name, _, value = text.partition(";")[0].partition("=")
-        self.set(name, value, value)
-        with suppress(CookieError):
+        value = text.partition(";")[0].partition("=")[2]
+        with suppress(CookieError):  # a name that Python's cookies cannot have
+            self.set(name, value, value)
             for attribute, said in SimpleCookie(text).get(name, {}).items():
                 self[attribute] = said
 

@@ -1,5 +1,6 @@
 """The ASGI door, where it is unlike the WSGI door."""
 
+import asyncio
 import threading
 
 import anyio
@@ -227,6 +228,34 @@ def test_retry_waits_on_the_loop():
     answer = door.call("GET", "/logout", SAME | {"cookie": session_cookie(claims_of("ann"))}, b"")
     assert answer.status == 303
     assert store.failures == 0
+
+
+def test_worker_whose_loop_was_closed_looks_after_what_is_left_on_the_next_one(monkeypatch):
+    middleware = make()
+    rounds = []
+
+    async def tidy(_world):
+        rounds.append(asyncio.get_running_loop())
+
+    async def request(name):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"cookie", session_cookie(claims_of(name, iat=1, nonce="1")).encode())]
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers}
+        await middleware(scope, None, send)
+        assert sent[0]["status"] == 200
+        await asyncio.sleep(0)  # the task begins
+
+    monkeypatch.setattr(middleware.logout, "tidy", tidy)
+    loops = [asyncio.new_event_loop(), asyncio.new_event_loop()]
+    for loop, name in zip(loops, ("alice", "bob"), strict=True):
+        loop.run_until_complete(request(name))
+        middleware._upkeep._log_destroy_pending = False  # its loop does not cancel it, as `asyncio.run` would
+        loop.close()
+    assert rounds == loops
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])

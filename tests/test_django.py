@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,10 +15,10 @@ from asgiref.sync import markcoroutinefunction
 from django.core.asgi import get_asgi_application
 from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
-from django.http import FileResponse
+from django.http import FileResponse, JsonResponse
 from django.test import AsyncClient, Client
 
-from msal_logout_middleware import Logout, MemoryStore, Provider, SQLiteStore, asgi, wsgi
+from msal_logout_middleware import Cookie, Logout, MemoryStore, Provider, SQLiteStore, asgi, wsgi
 from msal_logout_middleware.errors import StoreError
 from tests import django_project
 from tests.django_project import in_force, settings
@@ -74,6 +76,10 @@ class Views:
 def sign_in(browser):
     assert browser.post("/sign-in", {"claims": json.dumps(ALICE)}).status == 200
     return browser
+
+
+def form_of(answer):
+    return dict(re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', answer.text))
 
 
 def user(browser):
@@ -145,6 +151,26 @@ def reads_the_body(get_response):
     return middleware
 
 
+def reads_it_as_a_stream(get_response):
+    return lambda request: JsonResponse({"method": request.method, "form": request.read().decode()})
+
+
+CLOSED: list[str] = []
+
+
+def has_something_to_close(get_response):
+    def middleware(request):
+        response = get_response(request)
+        response._resource_closers.append(lambda: CLOSED.append(request.path))
+        return response
+
+    return middleware
+
+
+def tells_what_it_was_given(get_response):
+    return lambda request: JsonResponse({"names": [*request.META, *getattr(request, "scope", ())]})
+
+
 class TestRequests:
     @pytest.mark.parametrize("other", ["only_sync", "OnlyAsync"])
     @pytest.mark.parametrize("place", ["before", "after"])
@@ -161,6 +187,18 @@ class TestRequests:
         browser = serve(logout, before=before)
         answer = browser.post("/", {"code": "c", "state": "s", "session_state": "s-1"})
         assert json.loads(answer.body)["form"] == "code=c&state=s&session_state=s-1"
+
+    @pytest.mark.parametrize("before", [[], [f"{__name__}.reads_the_body"]])
+    def test_form_that_the_gate_reads_is_read_once_more_from_its_beginning(self, serve, logout, before):
+        browser = serve(logout, before=before, after=[f"{__name__}.reads_it_as_a_stream"])
+        answer = browser.post("/", {"code": "c", "state": "s", "session_state": "s-1"})
+        assert json.loads(answer.body)["form"] == "code=c&state=s&session_state=s-1"
+
+    def test_view_of_the_app_s_own_sees_nothing_of_the_form_of_our_page(self, serve):
+        browser = serve(make_logout(app_view=True), after=[f"{__name__}.reads_it_as_a_stream"])
+        asked = browser.get("/logout", site="cross-site")
+        answer = browser.post("/logout", form_of(asked))
+        assert json.loads(answer.body) == {"method": "GET", "form": ""}
 
     def test_body_that_nobody_of_us_reads_reaches_the_view(self, serve, logout):
         body = b"x" * 200_000
@@ -205,6 +243,38 @@ class TestRequests:
         assert answer.one("retry-after") == "5"
         assert b"sub-of" not in answer.body
 
+    def test_sign_in_that_cannot_be_recorded_is_not_answered_by_the_project(self, serve, monkeypatch):
+        store = MemoryStore()
+        browser = serve(make_logout(store=store), after=[f"{__name__}.has_something_to_close"])
+
+        def fail(*_, **__):
+            raise StoreError("away")
+
+        monkeypatch.setattr(store, "add", fail)
+        CLOSED.clear()
+        django_project.SITE.does["x"] = lambda session: (
+            session.update({"user": ALICE}) or {"secret": "of Alice"}
+        )
+        answer = browser.get("/does/x")
+        assert answer.status == 503
+        assert answer.set_cookies == {}
+        assert b"of Alice" not in answer.body
+        assert CLOSED == ["/does/x"]
+
+    def test_project_finds_nothing_of_ours_in_its_request(self, serve, logout):
+        browser = serve(logout, after=[f"{__name__}.tells_what_it_was_given"])
+        assert "msal_logout" not in browser.get("/").text
+
+    def test_door_that_cannot_answer_is_an_error_that_says_why(self, serve, logout, caplog):
+        door = serve(logout).site
+        opened = (
+            {"session": {}} if isinstance(door, AsgiDoor) else {"beaker.session": {}}
+        )  # outside of the project
+        assert door.call("GET", "/logout", {}, b"", **opened).status == 500
+        (error,) = [each.exc_info[1] for each in caplog.records if each.name == "django.request"]
+        assert isinstance(error, RuntimeError)
+        assert "LogoutMiddleware stands inside the session middleware" in str(error)
+
 
 class TestAnswers:
     def test_headers_and_cookies_of_the_project_stay_as_they_are(self, serve, logout):
@@ -219,6 +289,35 @@ class TestAnswers:
         got = browser.get("/does/x")
         assert got.one("content-type") == "application/json"
         assert json.loads(got.body) == {"a": 1}
+
+    def test_cookies_are_deleted_as_they_were_set_whatever_python_knows_of_them(self, serve):
+        cookies = [
+            Cookie("remember", path="/a"),
+            Cookie("remember", path="/b"),
+            Cookie("apart", secure=True, partitioned=True),
+            Cookie("a[b]"),  # as PHP names them
+            Cookie("version"),  # an attribute's name, to Python
+        ]
+        browser = sign_in(serve(make_logout(delete_cookies=cookies)))
+        sent = browser.get("/logout").all("set-cookie")
+        assert set(sent) >= {cookie.delete()[1] for cookie in cookies}
+
+    def test_answer_of_ours_without_a_body_has_no_type(self, serve, logout):
+        answer = serve(logout).request("OPTIONS", "/logout")
+        assert answer.status == 204
+        assert answer.one("content-type") is None
+
+    @pytest.mark.parametrize("serve", ["WSGI"], indirect=True)
+    def test_asynchronous_stream_behind_wsgi_is_left_to_django(self, serve):
+        browser = sign_in(serve(make_logout(close_streams=True)))
+
+        async def chunks():
+            yield b"first"
+            yield b"second"
+
+        django_project.SITE.does["x"] = lambda _: chunks()
+        with pytest.warns(Warning, match="asynchronous iterators"):
+            assert browser.get("/stream/x").text == "firstsecond"
 
     def test_chunk_is_sent_before_the_next_one_is_made(self, serve, logout):
         browser = sign_in(serve(logout))
@@ -287,6 +386,24 @@ class TestAnswers:
         assert text.startswith("first")
         assert len(text) < 100
 
+    @pytest.mark.parametrize("serve", ["ASGI"], indirect=True)
+    def test_stream_that_asgi_must_wait_for_is_cut_off_as_well(self, serve):
+        browser = sign_in(serve(make_logout(close_streams=True)))
+        desk = Browser(browser.site, dict(browser.cookies))
+
+        def chunks():
+            yield b"first"
+            elsewhere(lambda: desk.get("/logout"))
+            for _ in range(100):
+                threading.Event().wait(0.05)  # as a stream of events does
+                yield b"."
+
+        django_project.SITE.does["x"] = lambda _: chunks()
+        with pytest.warns(Warning, match="synchronous iterators"):
+            text = browser.get("/stream/x").text
+        assert text.startswith("first")
+        assert len(text) < 100
+
     def test_file_stays_a_file_for_the_server(self, serve, logout, monkeypatch, tmp_path):
         file = tmp_path / "file"
         file.write_bytes(b"content")
@@ -350,6 +467,14 @@ class TestClients:
         assert answer.cookies["sessionid"].value == ""
         assert client.get("/me").json()["user"] is None
         assert thief.get("/me").json()["user"] is None
+
+    def test_form_of_the_asynchronous_client_that_the_gate_reads_reaches_the_view(self):
+        form = "code=c&state=s&session_state=s-1"
+
+        async def post():
+            return await AsyncClient().post("/", form, content_type="application/x-www-form-urlencoded")
+
+        assert asyncio.run(post()).json()["form"] == form
 
     def test_asynchronous_client_signs_in_and_out(self):
         async def story():

@@ -3,6 +3,7 @@
 import pytest
 from itsdangerous import TimestampSigner
 
+from msal_logout_middleware import seal
 from msal_logout_middleware.seal import Seal
 
 OLD, NEW = "o" * 32, "n" * 32
@@ -85,6 +86,14 @@ def test_token_grows_too_old(monkeypatch):
     token = seal.sign("state", 1)
     monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda self: 4_000_000_000)
     assert seal.verify("state", token, max_age_seconds=60) is None
+
+
+def test_what_is_kept_at_hand_is_bounded_and_the_oldest_goes_first(monkeypatch):
+    monkeypatch.setattr(seal, "_AT_HAND", 2)
+    one = Seal([b"a secret of these tests"])
+    for number in range(3):
+        one.keep_at_hand(bytes([number]), number)
+    assert [one.at_hand(bytes([number])) for number in range(3)] == [None, 1, 2]
 
 
 def test_no_secret_is_a_mistake_that_says_what_to_give():

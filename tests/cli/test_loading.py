@@ -3,7 +3,7 @@
 import pytest
 
 from msal_logout_middleware import SQLiteStore
-from tests.cli import FLASK, STARLETTE, WRAPPED, msal_logout
+from tests.cli import FLASK, SECRET, STARLETTE, WRAPPED, msal_logout
 
 END = ("--sid", "s", "--dry-run")
 LAYERED = """
@@ -105,3 +105,33 @@ def test_commands_are_told():
 
 def test_no_command_is_an_error():
     assert msal_logout(None).returncode == 2
+
+
+SESSIONLESS = STARLETTE.replace("    session=ASGISession(app),\n", "")
+
+
+def test_logout_without_a_session_finds_it_in_the_app_of_its_module(shop):
+    (shop / "shop.py").write_text(SESSIONLESS)
+    ran = msal_logout(shop, "end-sessions", "shop:logout", *END)
+    assert (ran.returncode, ran.stdout.splitlines()[0]) == (0, "0 sessions would end.")
+
+
+@pytest.mark.parametrize(
+    ("taken_out", "sentence"),
+    [
+        (
+            "app.add_middleware(LogoutMiddleware, logout=logout)",
+            "shop:logout has no session=, and shop has no app to find it in; name the app instead",
+        ),
+        (
+            f"app.add_middleware(SessionMiddleware, secret_key={SECRET!r}, https_only=True)",
+            "shop:logout: the app has no session middlewares",
+        ),
+    ],
+)
+def test_logout_whose_session_cannot_be_found_is_told_in_one_sentence(shop, taken_out, sentence):
+    assert taken_out in SESSIONLESS
+    (shop / "shop.py").write_text(SESSIONLESS.replace(taken_out, ""))
+    ran = msal_logout(shop, "end-sessions", "shop:logout", *END)
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
+    assert sentence in ran.stderr

@@ -428,6 +428,13 @@ class TestConnectionsThatStayOpen:
         sent = talk(site, ann)
         assert sent == [{"type": "websocket.close", "code": 1008}]
 
+    def test_handshake_of_an_ended_session_is_refused_whose_cookies_come_in_pieces(self, sockets):
+        site = sockets.build()
+        ann = site.sign_in(signing_in("ann"))
+        ann.cookies = {"a": "1", **ann.cookies, "b": "2"}
+        site.front_channel(sid="a-session")
+        assert talk(site, ann, in_pieces=True) == [{"type": "websocket.close", "code": 1008}]
+
     def test_handshake_of_a_live_session_passes_with_a_dead_cookie_beside_it(self, sockets):
         site = sockets.build()
         ann, bob = site.sign_in(signing_in("ann")), site.sign_in(signing_in("bob", "another"))
@@ -535,14 +542,15 @@ class TestConnectionsThatStayOpen:
         assert not body.endswith(last)
 
 
-def talk(site, browser, then=None, *, hang_up=False):
+def talk(site, browser, then=None, *, hang_up=False, in_pieces=False):
     """Open a WebSocket with a browser's cookies; do something once it is open; return what was sent until its end."""
-    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    pieces = [f"{name}={value}" for name, value in browser.cookies.items()]
+    cookies = pieces if in_pieces or not pieces else ["; ".join(pieces)]
     scope = {
         "type": "websocket",
         "path": "/socket",
         "query_string": b"",
-        "headers": [(b"cookie", cookie.encode())] if cookie else [],
+        "headers": [(b"cookie", cookie.encode()) for cookie in cookies],
     }
     sent = []
 
@@ -889,6 +897,29 @@ def test_session_that_is_met_while_the_store_is_emptied_can_be_ended_all_the_sam
     logout.end_sessions(iss=signing_in("ann")["iss"], sub="sub-of-ann")
     assert site.user(ann) is None
     assert site.user(bob) == "sub-of-bob"
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
+def test_session_that_the_store_never_keeps_is_served_nonetheless(monkeypatch):
+    store = Emptied()
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"], store=store).build()
+    ann = site.sign_in(signing_in("ann"))
+    store.empty()
+    monkeypatch.setattr(store, "get", lambda _handle: None)
+    assert site.user(ann) == "sub-of-ann"
+    assert ann.get("/logout").status == 303
+    assert site.user(ann) is None
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
+def test_cookie_that_the_app_no_longer_reads_when_the_store_is_emptied_is_nobodys():
+    store = Emptied()
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"], store=store).build()
+    ann = site.sign_in(signing_in("ann"))
+    assert site.user(ann) == "sub-of-ann"
+    store.empty()
+    site.session._app.secret_key = "the app's next secret"
+    assert site.user(ann) is None
 
 
 @pytest.mark.usefixtures("nobody_else_tidies")

@@ -37,6 +37,16 @@ def test_sign_out_at_a_worker_without_the_new_secret_is_not_done_until_one_with_
     assert site.cache(claims) is None
 
 
+@pytest.mark.usefixtures("nobody_else_tidies")
+def test_session_on_the_server_ends_at_a_worker_that_cannot_open_its_record(server_side_site):
+    site = server_side_site.build()
+    _, door = site.worker(secret=[NEW_SECRET, SECRET])
+    ann = site.sign_in(signing_in("ann"), browser=Browser(door))
+    assert site.logout.end_sessions(sid="a-session").left == ("read",)
+    assert site.user(ann) is None
+    assert site.store.open_rows() == 1
+
+
 def test_logout_token_that_was_used_before_the_secret_changed_is_refused_after_it(provider, either_door):
     caller: Caller = build(provider, either_door)
     site = either_door

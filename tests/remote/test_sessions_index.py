@@ -150,6 +150,15 @@ class TestEndSessions:
         again = site.logout.end_sessions(iss=ANN["iss"], sub=ANN["sub"])
         assert (again.sessions, again.left) == (0, ())
 
+    def test_session_whose_cache_key_cannot_be_told_ends_and_its_tokens_are_what_is_left(self, either_door):
+        site = either_door
+        site.build(caches=InStore(site.store, cache_key=lambda claims: claims["no such claim"]))
+        ann = site.sign_in(signing_in("ann"), cache=False)
+        assert site.user(ann) == "sub-of-ann"
+        ended = site.logout.end_sessions(sid="a-session")
+        assert (ended.sessions, ended.left) == (1, ("accounts",))
+        assert site.user(ann) is None
+
     def test_tokens_of_the_users_other_sessions_stay_where_one_is_named_that_is_unknown(self, either_door):
         site = either_door
         site.build(caches=InStore(site.store, cache_key=lambda claims: claims["sub"]))

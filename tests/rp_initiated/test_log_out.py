@@ -593,6 +593,18 @@ class TestFaults:
         assert ann.post("/logout", form_of(again)).status == 303
         assert site.cache(ANN) is None
 
+    def test_session_that_is_gone_when_it_can_be_read_again_leaves_nothing_to_end(self, server_side_site):
+        site = server_side_site
+        broken = site.build(wrap=Broken).session
+        ann = site.sign_in(ANN)
+        broken.away = True
+        page = ann.get("/logout")
+        assert page.status == 503
+        broken.away = False
+        site.records.clear()
+        assert ann.post("/logout", form_of(page)).location.startswith(PROVIDER)
+        assert site.event_names()[-1] == "LogoutFailed"
+
     def test_session_store_that_is_away_for_a_moment_is_asked_again(self, either_door):
         broken = either_door.build(wrap=Broken, retry_seconds=5.0).session
         ann = either_door.sign_in(ANN)

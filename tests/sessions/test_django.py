@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from django.contrib.sessions.backends import db, signed_cookies
 from django.core.cache import caches
+from django.core.cache.backends.base import InvalidCacheKey, memcache_key_warnings
 from django.db import OperationalError, connection, connections, transaction
 from django.http import parse_cookie
 from django.test import RequestFactory
@@ -234,6 +235,19 @@ class TestWhatCannotBeAsked:
         monkeypatch.setattr(cache, "get", get)
         assert not cache._cache
 
+    def test_id_that_memcached_cannot_have_is_no_session(self, project, monkeypatch):
+        session_id = project("cache, memory")()
+
+        def validate_key(key: str) -> None:
+            for warning in memcache_key_warnings(key):
+                raise InvalidCacheKey(warning)
+
+        monkeypatch.setattr(caches["default"], "validate_key", validate_key)
+        assert SESSION.load(session_id).claims == CLAIMS
+        assert SESSION.load("x" * 300) is None
+        assert SESSION.read(f"sessionid={'x' * 300}") is None
+        SESSION.delete("x" * 300)
+
     def test_database_stands_in_for_a_cache_that_is_away_as_it_does_for_the_app(self, project, monkeypatch):
         session_id = project("cached_db")()
 
@@ -243,6 +257,7 @@ class TestWhatCannotBeAsked:
         for method in ("get", "delete"):
             monkeypatch.setattr(caches["default"], method, fail)
         assert SESSION.load(session_id).claims == CLAIMS
+        assert SESSION.load("0" * 32) is None
         with pytest.raises(ConnectionError):
             SESSION.delete(session_id)
 
@@ -352,5 +367,6 @@ class TestConnections:
             with pytest.raises(Exception, match="closed"):
                 SESSION.load(session_id)
             assert connection.connection is raw
+            assert not connection.closed_in_transaction
             raise RuntimeError("what the app makes of it")
         connection.close()

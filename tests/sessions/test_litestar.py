@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 import unicodedata
 from base64 import b64encode
@@ -208,6 +209,48 @@ def test_session_that_is_still_there_after_its_deletion_is_an_error() -> None:
     found = read(session, sign_in(app, ADA))
     assert found is not None
     with pytest.raises(StoreError, match="still has a session"):
+        anyio.run(session.delete, found.id)
+
+
+class Failing(MemoryStore):
+    """A store of files whose disk answers with an error, as `FileStore` passes it on."""
+
+    error = 0
+
+    async def get(self, key: str, renew_for: Any = None) -> bytes | None:
+        if self.error:
+            raise OSError(self.error, "what the disk says")
+        return await super().get(key, renew_for)
+
+    async def delete(self, key: str) -> None:
+        if self.error:
+            raise OSError(self.error, "what the disk says")
+        await super().delete(key)
+
+
+def test_id_that_no_file_can_be_named_by_is_no_session() -> None:
+    store = Failing()
+    app = litestar_app(ServerSideSessionConfig(), sessions=store)
+    session = LitestarSession(app)
+    header = sign_in(app, ADA)
+    store.error = errno.ENAMETOOLONG
+    assert read(session, header) is None
+    assert anyio.run(session.load, "x") is None
+    anyio.run(session.delete, "x")
+
+
+def test_disk_that_fails_is_an_error_and_no_absent_session() -> None:
+    store = Failing()
+    app = litestar_app(ServerSideSessionConfig(), sessions=store)
+    session = LitestarSession(app)
+    header = sign_in(app, ADA)
+    found = read(session, header)
+    assert found is not None
+    store.error = errno.EIO
+    with pytest.raises(OSError, match="what the disk says"):
+        read(session, header)
+    store.get = MemoryStore().get  # type: ignore[method-assign]  # what was not deleted is not seen either
+    with pytest.raises(OSError, match="what the disk says"):
         anyio.run(session.delete, found.id)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,19 +176,32 @@ def test_cookies_of_a_factory_that_sets_none_must_be_given() -> None:
     assert PyramidSession(Silent, cookies=cookies).cookies == cookies
 
 
-def test_session_with_an_id_that_nobody_knows_how_to_use_is_refused() -> None:
+@pytest.mark.parametrize("name", ["session_id", "id"])
+def test_session_with_an_id_that_nobody_knows_how_to_use_is_refused(name: str) -> None:
     class Session(dict[str, Any]):
         def __init__(self, _: Any) -> None:
             super().__init__()
 
-        @property
-        def session_id(self) -> str:
-            raise AssertionError("it might make one")
+    def make_one(_: Session) -> str:
+        raise AssertionError("it might make one")
 
+    setattr(Session, name, property(make_one))
     with pytest.raises(
         TypeError, match="does not know how a Session is found by its id; give CallableSession"
     ):
         _ = PyramidSession(Session).cookies
+
+
+def test_cookie_that_the_factory_cannot_decode_is_no_session() -> None:
+    def factory(request: Any) -> dict[str, Any]:
+        contents: dict[str, Any] = json.loads(request.cookies.get("session", "{}"))
+        return contents
+
+    session = PyramidSession(factory, cookies=(Cookie("session"),))
+    found = session.read('session="{\\"user\\": 1}"')
+    assert found is not None
+    assert found.contents == {"user": 1}
+    assert session.read("session={") is None
 
 
 def test_expired_cookie_is_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
