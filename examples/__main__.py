@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from msal_logout_middleware.testing import EmbeddedProvider
@@ -28,6 +29,7 @@ def main() -> None:
     free_or_exit(arguments.port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
+        suppress(KeyboardInterrupt),
         tempfile.TemporaryDirectory(prefix="logout-example-") as folder,
         EmbeddedProvider(browser_host="idp.localhost") as provider,
     ):
@@ -37,12 +39,9 @@ def main() -> None:
         with running(example, provider, Path(folder), flavour=arguments.provider, port=port) as app:
             print(f"{app.url}/ is {example.name}; sign in as {user.username}. Ctrl+C stops it.", flush=True)
             stopped = threading.Event()
-            try:
-                while not stopped.wait(0.2):
-                    if app.process.poll() is not None:
-                        sys.exit("the server has ended; what it said stands above")
-            except KeyboardInterrupt:
-                return
+            while not stopped.wait(0.2):
+                if app.process.poll() is not None:
+                    sys.exit("the server has ended; what it said stands above")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 try:
     from . import EmbeddedProvider
@@ -35,7 +36,10 @@ def main() -> None:
             f"port {arguments.port} or {arguments.browser_port} of this machine cannot be had ({error.strerror}): "
             "give another --port or --browser-port, or none"
         )
-    with embedded as provider:
+    # Also where it was started in the background, with Ctrl+C ignored, and by `docker stop`.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), embedded as provider:
         provider.add_user("alice@contoso.example")
         provider.add_user("bob@contoso.example")
         provider.add_guest("gail@fabrikam.example")
@@ -60,13 +64,7 @@ def main() -> None:
             sep="\n",
             flush=True,
         )
-        # Also where it was started in the background, with Ctrl+C ignored, and by `docker stop`.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            return
+        threading.Event().wait()
 
 
 if __name__ == "__main__":
