@@ -187,6 +187,14 @@ class TestRequests:
         assert browser.get("/%E6%97%A5%E6%9C%AC").status == 404
         assert browser.get("/does/%E6%97%A5").status == 500  # it is routed to a view that knows no such name
 
+    def test_logout_path_is_below_the_mount_that_the_settings_name(self, serve, logout):
+        browser = sign_in(serve(logout, FORCE_SCRIPT_NAME="/app"))
+        # Behind WSGI the setting says nothing of the path that the server gives.
+        path = "/app/logout" if isinstance(browser.site, AsgiDoor) else "/logout"
+        assert b'action="/app/logout"' in browser.get(path, site="cross-site").body
+        assert browser.get(path).location.startswith("https://login.microsoftonline.com/")
+        assert user(browser) is None
+
     def test_nobody_is_served_on_a_guess(self, serve, monkeypatch):
         store = MemoryStore()
         browser = serve(make_logout(store=store))
