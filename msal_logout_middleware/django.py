@@ -36,6 +36,7 @@ from .http import Header
 from .logout import Logout
 
 _HELD = "msal_logout_middleware.held"
+_OF_DOORS = ("HTTP_COOKIE", "REQUEST_METHOD", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING")
 _CHUNK_BYTES = 64 * 1024
 _LONGEST_CLOSE_SECONDS = 60.0
 
@@ -227,7 +228,9 @@ class ASGIProject:
         held: _HeldOpen = scope[_HELD]
         request, method = held.request, held.request.scope["method"]
         stream = held.body_of_request() if scope["method"] == method else BytesIO()
+        before = request.META
         request.__init__({key: value for key, value in scope.items() if key != _HELD}, stream)
+        request.META = _as_before(before, request.META)
         request.__dict__.pop("COOKIES", None)
         held.response = response = await held.get_response(request)
         headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in _headers(response)]
@@ -299,6 +302,12 @@ def _environ(request: Any, held: _Held) -> dict[str, Any]:
     if hasattr(request, "_body"):  # a middleware before this one has read it
         environ["wsgi.input"] = BytesIO(request._body)
     return environ
+
+
+def _as_before(before: dict[str, Any], read_anew: dict[str, Any]) -> dict[str, Any]:
+    """Return a request's `META` as middlewares before this one have left it, but for what a door may have changed."""
+    kept = {name: value for name, value in before.items() if name not in _OF_DOORS}
+    return {**kept, **{name: read_anew[name] for name in _OF_DOORS if name in read_anew}}
 
 
 def _headers(response: Any) -> list[Header]:

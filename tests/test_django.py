@@ -6,6 +6,7 @@ import asyncio
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlencode
 
 import anyio
 import pytest
@@ -145,6 +146,27 @@ def reads_the_body(get_response):
     return middleware
 
 
+def behind_a_proxy(get_response):
+    """Believes one header of a proxy's, and lets another through from nobody."""
+
+    def middleware(request):
+        request.META["REMOTE_ADDR"] = request.META["HTTP_X_FORWARDED_FOR"]
+        del request.META["HTTP_X_USER"]
+        return get_response(request)
+
+    return middleware
+
+
+def tells_meta(get_response):
+    def middleware(request):
+        response = get_response(request)
+        names = ("REMOTE_ADDR", "HTTP_X_USER", "HTTP_COOKIE")
+        response["X-Meta"] = json.dumps({name: request.META.get(name) for name in names})
+        return response
+
+    return middleware
+
+
 class TestRequests:
     @pytest.mark.parametrize("other", ["only_sync", "OnlyAsync"])
     @pytest.mark.parametrize("place", ["before", "after"])
@@ -174,6 +196,24 @@ class TestRequests:
         thief = Browser(browser.site, dict(browser.cookies))
         assert browser.get("/logout").status == 303
         assert user(thief) is None
+
+    def test_what_a_middleware_before_it_takes_out_of_a_request_stays_out(self, serve, logout):
+        browser = serve(logout, before=[f"{__name__}.behind_a_proxy"], after=[f"{__name__}.tells_meta"])
+        headers = {"x-forwarded-for": "192.0.2.1", "x-user": "admin"}
+        form = {"content-type": "application/x-www-form-urlencoded", **headers}
+        body = urlencode({"claims": json.dumps(ALICE)}).encode()
+        assert browser.request("POST", "/sign-in", body=body, headers=form).status == 200
+        thief = Browser(browser.site, dict(browser.cookies))
+        cookie = f"sessionid={browser.cookies['sessionid']}"
+        meta = {"REMOTE_ADDR": "192.0.2.1", "HTTP_X_USER": None}
+        assert json.loads(browser.get("/me", headers=headers).one("x-meta")) == {
+            **meta,
+            "HTTP_COOKIE": cookie,
+        }
+        assert browser.get("/logout", headers=headers).status == 303
+        answer = thief.get("/me", headers=headers)
+        assert json.loads(answer.body) == {"user": None}
+        assert json.loads(answer.one("x-meta")) == {**meta, "HTTP_COOKIE": None}
 
     def test_view_of_the_app_s_own_is_called_by_a_form_without_its_body(self, serve):
         logout = make_logout(app_view=True)
