@@ -141,6 +141,7 @@ def reads_the_body(get_response):
     def middleware(request):
         assert isinstance(request.body, bytes)
         assert request.COOKIES is not None
+        assert request.headers is not None
         return get_response(request)
 
     return middleware
@@ -161,6 +162,7 @@ def tells_meta(get_response):
     def middleware(request):
         response = get_response(request)
         names = ("REMOTE_ADDR", "HTTP_X_USER", "HTTP_COOKIE")
+        response["X-Cookie"] = request.headers.get("Cookie", "none")
         response["X-Meta"] = json.dumps({name: request.META.get(name) for name in names})
         return response
 
@@ -192,9 +194,12 @@ class TestRequests:
     @pytest.mark.parametrize("before", [[], [f"{__name__}.reads_the_body"]])
     def test_cookie_of_an_ended_session_is_cut_whoever_has_looked_at_it(self, serve, logout, before):
         engine = f"{django_sites.BACKENDS}.signed_cookies"  # where nothing else makes a copy useless
-        browser = sign_in(serve(logout, before=before, SESSION_ENGINE=engine))
+        browser = sign_in(
+            serve(logout, before=before, after=[f"{__name__}.tells_meta"], SESSION_ENGINE=engine)
+        )
         thief = Browser(browser.site, dict(browser.cookies))
         assert browser.get("/logout").status == 303
+        assert thief.get("/me", headers={"accept": "*/*"}).one("x-cookie") == "none"
         assert user(thief) is None
 
     def test_what_a_middleware_before_it_takes_out_of_a_request_stays_out(self, serve, logout):
