@@ -20,6 +20,7 @@ from .http import MAXIMUM_BODY_BYTES, Header, Request, Response
 from .layers import layers
 from .logout import AppView, Logout, check_app, check_no_circle
 from .memory import SAMPLED_FROM, Visit
+from .routes import by_starlette, mount_of, route_of
 
 logger = logging.getLogger("msal_logout_middleware")
 
@@ -59,7 +60,10 @@ class LogoutMiddleware:
         self._visits = logout.gate.visits
         self._generation = logout.gate.generation
         self._learns = logout.gate.learns_exchanges
+        self._route, self._mount = route_of(app), mount_of(app)
+        self._routes_otherwise = self._route is not by_starlette
         self._paths = logout.paths
+        self._routed = {self._route(path, ""): path for path in logout.paths}
         inside = list(layers(app))
         self._has_own_sessions = any(layer.keeps_sessions for layer in inside)  # whatever an outer app has
         adapted = any(layer.is_of("asgiref.wsgi.WsgiToAsgi") for layer in inside)
@@ -97,8 +101,8 @@ class LogoutMiddleware:
                 scope = {**scope, "headers": _without_dead(scope["headers"], visit)}
 
         path, query = scope["path"], scope.get("query_string", b"")
-        if mount := scope.get("root_path", ""):
-            path = _route(path, mount)
+        if (mount := scope.get("root_path", "")) or self._routes_otherwise:
+            path, mount = self._place(scope)
         if path in self._paths or (query and b"state=" in query and self._comes_back(scope, path, mount)):
             await self._ours(scope, receive, send, visit, path)
         elif visit.plain and not (
@@ -135,6 +139,12 @@ class LogoutMiddleware:
             await self.app(scope, receive, send)
         else:
             await self._watched(scope, receive, send, visit, _close)
+
+    def _place(self, scope: Scope) -> tuple[str, str]:
+        """Return a request's path below the mount, and the mount; a path of ours as it was given to `Logout`."""
+        mount = self._mount(scope.get("root_path", ""))
+        path = scope["path"]
+        return self._routed.get(self._route(path, mount)) or by_starlette(path, mount), mount
 
     def _comes_back(self, scope: Scope, path: str, mount: str) -> bool:
         return self.logout.takes(scope["method"], path, mount, scope["query_string"].decode("latin-1"))
@@ -244,7 +254,7 @@ class LogoutMiddleware:
     async def _exchange(self, scope: Scope, receive: Receive) -> tuple[Exchange | None, Receive]:
         """Return what a request says of the provider's session; a form is read, and given again."""
         headers = _decoded(scope.get("headers", ()))
-        request = _request(scope, headers, b"")
+        request = _request(scope, self._place(scope), headers, b"")
         if not may_say(request):
             return None, receive
         if request.method == "POST" and request.is_small_form:
@@ -307,7 +317,7 @@ class LogoutMiddleware:
                 body = await _read_body(receive, messages)
             except _DisconnectedError:
                 return
-        request = _request(scope, _decoded(scope.get("headers", ())), body)
+        request = _request(scope, self._place(scope), _decoded(scope.get("headers", ())), body)
         answer = await self._respond(request)
         if isinstance(answer, Response):
             await _send(answer, send)
@@ -432,10 +442,12 @@ def _without_dead(headers: Iterable[tuple[bytes, bytes]], visit: Visit) -> list[
     return left
 
 
-def _request(scope: Scope, headers: tuple[Header, ...], body: bytes | None) -> Request:
-    mount = scope.get("root_path", "")
+def _request(
+    scope: Scope, place: tuple[str, str], headers: tuple[Header, ...], body: bytes | None
+) -> Request:
     query = scope.get("query_string", b"").decode("latin-1")
-    return Request(scope["method"], _route(scope["path"], mount), query, headers, mount, body)
+    path, mount = place
+    return Request(scope["method"], path, query, headers, mount, body)
 
 
 _BODY_HEADERS = (b"content-length", b"content-type", b"transfer-encoding")
@@ -443,13 +455,6 @@ _BODY_HEADERS = (b"content-length", b"content-type", b"transfer-encoding")
 
 class _DisconnectedError(Exception):
     """The client hung up before its request was complete."""
-
-
-def _route(path: str, mount: str) -> str:
-    """Return the path below the mount, whether or not the server leaves the mount in it (ASGI allows both)."""
-    if mount and (path == mount or path.startswith(f"{mount}/")):
-        return path[len(mount) :]
-    return path
 
 
 async def _read_body(receive: Receive, messages: list[Message]) -> bytes | None:

@@ -36,6 +36,7 @@ from .http import Header
 from .logout import Logout
 
 _HELD = "msal_logout_middleware.held"
+_OF_DOORS = ("HTTP_COOKIE", "REQUEST_METHOD", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING")
 _CHUNK_BYTES = 64 * 1024
 _LONGEST_CLOSE_SECONDS = 60.0
 
@@ -211,7 +212,7 @@ class WSGIProject:
         """Have the project answer the request, as the door has left it."""
         held: _Held = environ.pop(_HELD)
         held.request.__init__(environ)
-        held.request.__dict__.pop("COOKIES", None)
+        _forget_cookies(held.request)
         held.response = response = held.get_response(held.request)
         if held.cuts_streams and response.streaming and not response.is_async:
             held.chunks = response.streaming_content
@@ -227,8 +228,10 @@ class ASGIProject:
         held: _HeldOpen = scope[_HELD]
         request, method = held.request, held.request.scope["method"]
         stream = held.body_of_request() if scope["method"] == method else BytesIO()
+        before = request.META
         request.__init__({key: value for key, value in scope.items() if key != _HELD}, stream)
-        request.__dict__.pop("COOKIES", None)
+        request.META = _as_before(before, request.META)
+        _forget_cookies(request)
         held.response = response = await held.get_response(request)
         headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in _headers(response)]
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
@@ -299,6 +302,18 @@ def _environ(request: Any, held: _Held) -> dict[str, Any]:
     if hasattr(request, "_body"):  # a middleware before this one has read it
         environ["wsgi.input"] = BytesIO(request._body)
     return environ
+
+
+def _as_before(before: dict[str, Any], read_anew: dict[str, Any]) -> dict[str, Any]:
+    """Return a request's `META` as middlewares before this one have left it, but for what a door may have changed."""
+    kept = {name: value for name, value in before.items() if name not in _OF_DOORS}
+    return {**kept, **{name: read_anew[name] for name in _OF_DOORS if name in read_anew}}
+
+
+def _forget_cookies(request: Any) -> None:
+    """Have Django look at a request's cookies again, whoever has looked at them before."""
+    for name in ("COOKIES", "headers"):
+        request.__dict__.pop(name, None)
 
 
 def _headers(response: Any) -> list[Header]:

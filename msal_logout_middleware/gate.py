@@ -27,7 +27,7 @@ from .ending import Outcome, Steps, Target, Work, end_sessions, look_again, put_
 from .errors import LogoutError
 from .events import LogoutFailed, SessionRefused, StoreUnreachable
 from .exchange import COOKIE_NAME, Exchange
-from .http import Header, Response, deletes
+from .http import Header, Response, deletes, for_one_browser
 from .learning import Learning
 from .memory import Memory, Seen, Visit, WorkerState
 from .session import Session
@@ -209,10 +209,11 @@ class Gate:
             return pages.unavailable()
         if not lives:
             kept = [(name, value) for name, value in headers if not self._config.signs_in(name, value)]
-            return [*kept, *self._deletions()]
+            return [*for_one_browser(kept), *self._deletions()]
         added: list[Header] = []
-        if visit.dead and visit.seen is None:
-            added += self._deletions(unless_set=headers)
+        if visit.dead and visit.seen is None and (deletions := self._deletions(unless_set=headers)):
+            headers = for_one_browser(headers)
+            added += deletions
         if exchange is not None:
             signs_in = isinstance(carried, Seen) or (carried is not None and carried.claims is not None)
             location = next((value for name, value in headers if name.lower() == "location"), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Literal, cast, get_args
@@ -15,6 +15,7 @@ SameSite = Literal["Lax", "Strict", "None"]
 
 MAXIMUM_BODY_BYTES = 64 * 1024  # of a request that is ours
 
+_FOR_CACHES = frozenset({"cache-control", "expires", "cdn-cache-control", "surrogate-control"})
 _CHUNK = re.compile(r"(?:-\d+)?", re.ASCII)
 _NUMBER = re.compile(r"-?\d{1,15}", re.ASCII)
 
@@ -117,6 +118,15 @@ class Response:
     def with_headers(self, *headers: Header) -> Response:
         """Return a copy with more headers."""
         return replace(self, headers=(*self.headers, *headers))
+
+
+def for_one_browser(headers: Iterable[Header]) -> list[Header]:
+    """Return an answer's headers with a word that no cache may keep it, in place of any other.
+
+    A `Set-Cookie` alone keeps no cache from giving an answer to everybody (RFC 9111, 7.3), and some do.
+    """
+    kept = [(name, value) for name, value in headers if name.lower() not in _FOR_CACHES]
+    return [*kept, ("cache-control", "private, no-store")]
 
 
 def deletes(set_cookie: str) -> bool:

@@ -37,6 +37,7 @@ from tests.tokens import CLIENT_ID, TENANT, cache_of
 
 SECRET = "a secret that only these tests know"
 HOME = "http://localhost/"
+FOR_EVERYBODY = {"Cache-Control": "public, max-age=3600", "Expires": "Thu, 01 Jan 2099 00:00:00 GMT"}
 
 
 @dataclass
@@ -173,6 +174,10 @@ def flask_app(site, *, server_side):
     def me():
         return {"user": session.get("user")}
 
+    @app.get("/picture")
+    def picture():
+        return {}, FOR_EVERYBODY
+
     @app.get("/echo")
     def echo():
         return {"cookies": request.headers.getlist("cookie")}
@@ -220,6 +225,9 @@ def starlette_app(site, *, server_side):
 
     async def me(request: Request):
         return JSONResponse({"user": request.session.get("user")})
+
+    async def picture(_request: Request):
+        return JSONResponse({}, headers=FOR_EVERYBODY)
 
     async def echo(request: Request):
         return JSONResponse({"cookies": request.headers.getlist("cookie")})
@@ -271,6 +279,7 @@ def starlette_app(site, *, server_side):
             Route("/sign-in", sign_in, methods=["POST"]),
             Route("/me", me),
             Route("/echo", echo),
+            Route("/picture", picture),
             Route("/does/{name}", does, methods=["GET", "POST"]),
             Route("/stream/{name}", stream),
             Route("/late/{name}", late),

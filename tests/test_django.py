@@ -8,6 +8,7 @@ import re
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlencode
 
 import anyio
 import pytest
@@ -146,6 +147,7 @@ def reads_the_body(get_response):
     def middleware(request):
         assert isinstance(request.body, bytes)
         assert request.COOKIES is not None
+        assert request.headers is not None
         return get_response(request)
 
     return middleware
@@ -162,6 +164,28 @@ def has_something_to_close(get_response):
     def middleware(request):
         response = get_response(request)
         response._resource_closers.append(lambda: CLOSED.append(request.path))
+        return response
+
+    return middleware
+
+
+def behind_a_proxy(get_response):
+    """Believes one header of a proxy's, and lets another through from nobody."""
+
+    def middleware(request):
+        request.META["REMOTE_ADDR"] = request.META["HTTP_X_FORWARDED_FOR"]
+        del request.META["HTTP_X_USER"]
+        return get_response(request)
+
+    return middleware
+
+
+def tells_meta(get_response):
+    def middleware(request):
+        response = get_response(request)
+        names = ("REMOTE_ADDR", "HTTP_X_USER", "HTTP_COOKIE")
+        response["X-Cookie"] = request.headers.get("Cookie", "none")
+        response["X-Meta"] = json.dumps({name: request.META.get(name) for name in names})
         return response
 
     return middleware
@@ -208,10 +232,31 @@ class TestRequests:
     @pytest.mark.parametrize("before", [[], [f"{__name__}.reads_the_body"]])
     def test_cookie_of_an_ended_session_is_cut_whoever_has_looked_at_it(self, serve, logout, before):
         engine = f"{django_sites.BACKENDS}.signed_cookies"  # where nothing else makes a copy useless
-        browser = sign_in(serve(logout, before=before, SESSION_ENGINE=engine))
+        browser = sign_in(
+            serve(logout, before=before, after=[f"{__name__}.tells_meta"], SESSION_ENGINE=engine)
+        )
         thief = Browser(browser.site, dict(browser.cookies))
         assert browser.get("/logout").status == 303
+        assert thief.get("/me", headers={"accept": "*/*"}).one("x-cookie") == "none"
         assert user(thief) is None
+
+    def test_what_a_middleware_before_it_takes_out_of_a_request_stays_out(self, serve, logout):
+        browser = serve(logout, before=[f"{__name__}.behind_a_proxy"], after=[f"{__name__}.tells_meta"])
+        headers = {"x-forwarded-for": "192.0.2.1", "x-user": "admin"}
+        form = {"content-type": "application/x-www-form-urlencoded", **headers}
+        body = urlencode({"claims": json.dumps(ALICE)}).encode()
+        assert browser.request("POST", "/sign-in", body=body, headers=form).status == 200
+        thief = Browser(browser.site, dict(browser.cookies))
+        cookie = f"sessionid={browser.cookies['sessionid']}"
+        meta = {"REMOTE_ADDR": "192.0.2.1", "HTTP_X_USER": None}
+        assert json.loads(browser.get("/me", headers=headers).one("x-meta")) == {
+            **meta,
+            "HTTP_COOKIE": cookie,
+        }
+        assert browser.get("/logout", headers=headers).status == 303
+        answer = thief.get("/me", headers=headers)
+        assert json.loads(answer.body) == {"user": None}
+        assert json.loads(answer.one("x-meta")) == {**meta, "HTTP_COOKIE": None}
 
     def test_view_of_the_app_s_own_is_called_by_a_form_without_its_body(self, serve):
         logout = make_logout(app_view=True)
@@ -224,6 +269,14 @@ class TestRequests:
         browser = serve(logout)
         assert browser.get("/%E6%97%A5%E6%9C%AC").status == 404
         assert browser.get("/does/%E6%97%A5").status == 500  # it is routed to a view that knows no such name
+
+    def test_logout_path_is_below_the_mount_that_the_settings_name(self, serve, logout):
+        browser = sign_in(serve(logout, FORCE_SCRIPT_NAME="/app"))
+        # Behind WSGI the setting says nothing of the path that the server gives.
+        path = "/app/logout" if isinstance(browser.site, AsgiDoor) else "/logout"
+        assert b'action="/app/logout"' in browser.get(path, site="cross-site").body
+        assert browser.get(path).location.startswith("https://login.microsoftonline.com/")
+        assert user(browser) is None
 
     def test_nobody_is_served_on_a_guess(self, serve, monkeypatch):
         store = MemoryStore()

@@ -36,6 +36,7 @@ FLOORS: dict[str, set[str]] = {
         "pages",
         "provider",
         "records",
+        "routes",
         "seal",
         "sessions",
         "shared_cache",

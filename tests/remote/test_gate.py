@@ -176,6 +176,29 @@ def test_cookie_is_deleted_unless_the_app_sets_a_new_one(site):
     assert site.user(stolen) == "sub-of-ann"
 
 
+def test_answer_that_deletes_a_cookie_is_kept_by_no_cache(site):
+    site.build()
+    ann = site.sign_in(signing_in("ann"))
+    nobody, thief = site.browser().get("/picture"), site.copy(ann)
+    assert ann.get("/picture").one("cache-control") == nobody.one("cache-control") == "public, max-age=3600"
+    site.front_channel(sid="a-session")
+    answer = thief.get("/picture")
+    assert site.cookie_name in answer.set_cookies
+    # From a cache it would delete the session of everybody who sees the picture.
+    assert answer.one("cache-control") == "private, no-store"
+    assert answer.one("expires") is None
+    assert thief.get("/picture").headers == nobody.headers  # which has no such cookie any more
+
+
+def test_answer_that_was_overtaken_by_a_sign_out_is_kept_by_no_cache(either_door):
+    site = either_door.build()
+    ann = site.sign_in(signing_in("ann"))
+    site.does["slow"] = lambda _session: site.front_channel(sid="a-session") and None
+    answer = ann.get("/does/slow")
+    assert site.cookie_name in answer.set_cookies
+    assert answer.one("cache-control") == "private, no-store"
+
+
 def test_cookie_that_was_signed_anew_while_the_session_lived_is_refused_too(either_door):
     site = either_door.build()
     site.does["count"] = lambda session: session.update(count=session.get("count", 0) + 1)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import product
 from urllib.parse import unquote_to_bytes
 
 import anyio
 import pytest
+from asgiref.wsgi import WsgiToAsgi
+from django.core.asgi import get_asgi_application
+from django.http import HttpResponse
+from django.urls import path as django_path
 from fastapi import FastAPI
 from flask import Flask
+from litestar import Litestar
+from litestar import get as litestar_get
+from quart import Quart
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -19,8 +27,10 @@ from werkzeug.test import EnvironBuilder
 
 from msal_logout_middleware import Logout, Provider, asgi, wsgi
 from msal_logout_middleware.sessions.asgi import ASGISession
+from msal_logout_middleware.sessions.django import DjangoSession
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores.memory import MemoryStore
+from tests.django_project import in_force
 from tests.stories.rules import AsgiRules, wsgi_rules
 
 SECRET = "a secret of the tests"
@@ -244,6 +254,33 @@ class _Wrapped:
         await self.app(scope, receive, send)
 
 
+def litestar(wrap, **options):
+    """Litestar routes a path without slashes behind it, and with one for several."""
+    return wrap(Litestar([litestar_get("/logout", media_type="text/plain")(_plain_text)]), **options)
+
+
+def litestar_with_a_trailing_slash(wrap):
+    return litestar(wrap, logout_path="/logout/")
+
+
+async def _plain_text() -> str:
+    return "the app's"
+
+
+def quart(wrap):
+    app = Quart("paths")
+    app.add_url_rule("/logout", view_func=_plain_text)
+    return wrap(app)
+
+
+def flask_behind_an_adapter(wrap):
+    return wrap(WsgiToAsgi(flask_app().wsgi_app))
+
+
+def django(wrap):
+    return wrap(get_asgi_application())
+
+
 ASGI_SITES = [
     starlette_app,
     mounted_starlette,
@@ -251,9 +288,23 @@ ASGI_SITES = [
     starlette_with_a_trailing_slash,
     fastapi_by_add_middleware,
     fastapi_with_a_root_path,
+    litestar,
+    litestar_with_a_trailing_slash,
+    quart,
+    flask_behind_an_adapter,
+    django,
 ]
 SESSION = ASGISession(Middleware(SessionMiddleware, secret_key=SECRET))
 ROOT_PATHS = ["", "/app", "/app/", "/logout", "/möunt"]
+
+
+class Urls:
+    """A Django project's."""
+
+    urlpatterns = (django_path("logout", lambda _: HttpResponse("the app's")),)
+
+
+DJANGO = {"ROOT_URLCONF": Urls, "SESSION_ENGINE": "django.contrib.sessions.backends.signed_cookies"}
 
 
 async def asgi_answer(app, raw_path, root_path, leaves_the_mount):
@@ -273,33 +324,64 @@ async def asgi_answer(app, raw_path, root_path, leaves_the_mount):
         "server": ("localhost", 80),
     }
     sent = []
+    received = []
 
     async def receive():
+        if received:
+            await anyio.sleep_forever()
+        received.append(1)
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message):
         sent.append(message)
 
     await app(scope, receive, send)
-    location = dict(sent[0]["headers"]).get(b"location", b"").decode("latin-1")
+    headers = {name.lower(): value for name, value in sent[0]["headers"]}
+    location = headers.get(b"location", b"").decode("latin-1")
     return _word(sent[0]["status"], location, b"".join(message.get("body", b"") for message in sent))
 
 
-@pytest.mark.parametrize("leaves_the_mount", [True, False], ids=["path with the mount", "path without it"])
-@pytest.mark.parametrize("root_path", ROOT_PATHS)
-@pytest.mark.parametrize("site", ASGI_SITES)
+@pytest.mark.parametrize(
+    ("site", "root_path", "leaves_the_mount"),
+    [
+        pytest.param(*each, id=f"{each[0].__name__}, {each[1]}, path {'with' if each[2] else 'without'} it")
+        for each in product(ASGI_SITES, ROOT_PATHS, [True, False])
+        if each[0] is not quart or each[2]  # Quart is not found behind a server that takes the mount out
+    ],
+)
+@pytest.mark.filterwarnings("ignore:async_to_sync was passed a non-async-marked callable")
 def test_asgi_path_is_ours_exactly_where_the_app_s_route_is(site, root_path, leaves_the_mount):
+    rules = AsgiRules if site is not django else lambda app: app  # its headers have capitals
+
     def wrap(app, **options):
-        return AsgiRules(asgi.LogoutMiddleware(AsgiRules(app), logout_of(SESSION, **options)))
+        return rules(asgi.LogoutMiddleware(rules(app), logout_of(SESSION, **options)))
 
     async def all_answers():
         apps = site(lambda app, **_: app), site(wrap)
         return [
             (path, *[await asgi_answer(app, path, root_path, leaves_the_mount) for app in apps])
             for path in PATHS
+            if path or site is not quart  # which fails without any
         ]
 
-    assert_ours_where_the_app_s(anyio.run(all_answers))
+    with in_force(**DJANGO):
+        assert_ours_where_the_app_s(anyio.run(all_answers))
+
+
+@pytest.mark.parametrize("root_path", ["", "/app", "/other"])
+def test_path_is_ours_below_the_mount_that_django_s_settings_name(root_path):
+    async def all_answers():
+        bare = get_asgi_application()
+        wrapped = asgi.LogoutMiddleware(bare, logout_of(DjangoSession()))
+        return [
+            (path, *[await asgi_answer(app, path, root_path, False) for app in (bare, wrapped)])
+            for path in PATHS
+        ]
+
+    with in_force(**DJANGO, FORCE_SCRIPT_NAME="/app"):
+        answers = anyio.run(all_answers)
+    assert ("/app/logout", "the app's", "ours") in answers
+    assert_ours_where_the_app_s(answers)
 
 
 def test_middleware_outside_of_a_mount_is_told_the_whole_path():
