@@ -28,7 +28,7 @@ FRAMEWORKS = {
     "django-5.2": ("django==5.2.*",),
     "django-6.0": ("django==6.0.*",),
     "django-6.1": ("django==6.1.*",),
-    "flask-3.0": ("flask==3.0.*", "werkzeug==3.0.*"),
+    "flask-3.0": ("flask==3.0.*", "werkzeug==3.0.*", "quart==0.20.*"),  # which newer Quarts cannot do with
     "flask-3.1": ("flask==3.1.*",),
     "litestar-2.12": ("litestar==2.12.*",),
     "litestar-2": ("litestar==2.*",),
