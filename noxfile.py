@@ -30,7 +30,7 @@ FRAMEWORKS = {
     "django-6.1": ("django==6.1.*",),
     "flask-3.0": ("flask==3.0.*", "werkzeug==3.0.*", "quart==0.20.*"),  # which newer Quarts cannot do with
     "flask-3.1": ("flask==3.1.*",),
-    "litestar-2.12": ("litestar==2.12.*",),
+    "litestar-2.12": ("litestar==2.12.*", "sniffio"),  # which anyio brought then
     "litestar-2": ("litestar==2.*",),
     "pyramid-2.0": ("pyramid==2.0.*", "setuptools<81"),
     "pyramid-2.1": ("pyramid==2.1.*",),
