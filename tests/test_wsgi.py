@@ -1,6 +1,7 @@
 """The WSGI door, where it is unlike the ASGI door."""
 
 import sys
+import threading
 from http import HTTPStatus
 from io import BytesIO
 from urllib.parse import urlencode
@@ -9,7 +10,7 @@ import pytest
 from flask import Flask, session
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from msal_logout_middleware import Logout, Provider
+from msal_logout_middleware import Logout, Provider, wsgi
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.wsgi import LogoutMiddleware
@@ -261,3 +262,18 @@ def test_app_that_calls_the_middleware_around_it_is_told_what_to_wrap(inside):
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"app\.wsgi_app = LogoutMiddleware\(app\.wsgi_app, logout\)"):
             WsgiDoor(app).call("GET", "/", {}, b"")
+
+
+def test_child_of_a_fork_looks_after_what_is_left_whatever_its_parent_was_about(monkeypatch):
+    middleware, headers = make()
+    rounds = threading.Semaphore(0)
+
+    async def tidy(_world):
+        rounds.release()
+
+    monkeypatch.setattr(middleware.logout, "tidy", tidy)
+    with middleware._upkeep._lock:  # another thread of the parent's is about to start it
+        wsgi._after_fork_in_child()
+        assert not middleware._upkeep._lock.locked()
+        assert WsgiDoor(middleware).call("GET", "/", headers, b"").status == 404
+        assert rounds.acquire(timeout=20)

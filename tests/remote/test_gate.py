@@ -265,6 +265,23 @@ class TestRequestsThatWereRunning:
         assert "sub-of-ann" not in repr(dict(site.records))
         assert site.user(ann) is None
 
+    def test_record_that_is_saved_after_the_answer_is_deleted_again_also_when_that_raises(
+        self, server_side_site
+    ):
+        site = server_side_site.build()
+        ann = site.sign_in(signing_in("ann"))
+
+        def save_late(_):
+            before = dict(site.records)
+            site.front_channel(sid="a-session")
+            site.records.update(before)
+            raise LookupError("the app's own")
+
+        site.does["save"] = save_late
+        with pytest.raises(LookupError):
+            ann.get("/late/save")
+        assert "sub-of-ann" not in repr(dict(site.records))
+
     def test_record_that_a_stream_saves_is_deleted_again(self, server_side_site):
         site = server_side_site.build()
         ann = site.sign_in(signing_in("ann"))
