@@ -987,6 +987,31 @@ def test_answer_of_an_ended_session_sets_no_other_cookie_that_signs_in(kind):
     assert "good-for-a-year" not in str(answer.headers)
 
 
+@pytest.mark.parametrize("kind", ["starlette, signed cookie", "starsessions"])
+def test_answer_of_an_ended_session_sets_no_other_cookie_that_signs_in_nor_if_it_leaves_the_session_alone(
+    kind,
+):
+    site = Site(kind, KINDS[kind]).build(delete_cookies=["remember_token"])
+    inside = site.app
+
+    async def app(scope, receive, send):
+        if scope["path"] != "/slow":
+            await inside(scope, receive, send)
+            return
+        await anyio.to_thread.run_sync(lambda: site.front_channel(sid="a-session"))
+        headers = [(b"set-cookie", b"remember_token=good-for-a-year")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    site.app = app
+    site.logout, site.door = site.worker()
+    ann = site.sign_in(signing_in("ann"))
+    answer = ann.get("/slow")
+    assert answer.status == 200
+    assert "good-for-a-year" not in str(answer.headers)
+    assert "remember_token" in answer.set_cookies  # its deletion
+
+
 @pytest.mark.usefixtures("nobody_else_tidies")
 def test_view_of_the_apps_own_is_not_called_on_a_guess(site):
     site.build()
