@@ -474,6 +474,12 @@ class TestConnectionsThatStayOpen:
         sent = talk(site, bob, lambda: site.front_channel(sid="a-session"), hang_up=True)
         assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send"]
 
+    def test_one_whose_client_has_gone_ends_without_a_word(self, sockets):
+        site = sockets.build()
+        ann = site.sign_in(signing_in("ann"))
+        sent = talk(site, ann, lambda: site.front_channel(sid="a-session"), has_gone=True)
+        assert sent[-1] == {"type": "websocket.close", "code": 1008}
+
     def test_open_one_is_closed_if_the_store_cannot_be_asked_whose_session_has_ended(self, sockets):
         sockets.store = Faulty(MemoryStore())
         site = sockets.build()
@@ -559,7 +565,7 @@ class TestConnectionsThatStayOpen:
         assert not body.endswith(last)
 
 
-def talk(site, browser, then=None, *, hang_up=False, in_pieces=False):
+def talk(site, browser, then=None, *, hang_up=False, in_pieces=False, has_gone=False):
     """Open a WebSocket with a browser's cookies; do something once it is open; return what was sent until its end."""
     pieces = [f"{name}={value}" for name, value in browser.cookies.items()]
     cookies = pieces if in_pieces or not pieces else ["; ".join(pieces)]
@@ -588,6 +594,8 @@ def talk(site, browser, then=None, *, hang_up=False, in_pieces=False):
         async def send(message):
             await anyio.lowlevel.checkpoint()  # a server waits for its buffers
             sent.append(message)
+            if message["type"] == "websocket.close" and has_gone:
+                raise OSError("the connection is closed")
             if message["type"] == "websocket.send":
                 if then is not None:
                     await anyio.to_thread.run_sync(then)
