@@ -87,7 +87,7 @@ class Learning:
             # Another user has signed in under this id, and no answer showed it.
             group = secrets.token_hex(16)
             lives = await settle(store.add(self._new_record(known, group), sign_in=True))
-            await self._replaced(old, known, world)
+            await self._replaced(old, known, group, world)
         else:
             known = replace(known, signed_in_at=None if old is None else old.signed_in_at)
             lives = await settle(store.join(self._new_record(known, group)))
@@ -108,7 +108,7 @@ class Learning:
             known = replace(known, signed_in_at=time.time())
             lives = await settle(store.add(self._new_record(known, group), sign_in=True))
             if before is not None and before.user != known.user:
-                await self._replaced(before, known, world)
+                await self._replaced(before, known, group, world)
         return self._memory.keep(Seen(known.handles, known, group, ended=not lives))
 
     async def _before(self, visit: Visit, known: KnownSession) -> tuple[KnownSession | None, str | None]:
@@ -124,12 +124,13 @@ class Learning:
                     return opened(self._config.seal, record.data), record.session
         return seen.known, seen.group
 
-    async def _replaced(self, old: KnownSession, new: KnownSession, world: World) -> None:
+    async def _replaced(self, old: KnownSession, new: KnownSession, group: str, world: World) -> None:
         """End the session of a user in whose place another has signed in."""
-        if old.handles == new.handles:  # the same server-side session, which is the other's now
+        if old.session_id is not None and old.session_id == new.session_id:  # which is the other's now
             old = replace(old, session_id=None, handles=())
-        elif old.session_id == new.session_id:
-            old = replace(old, session_id=None)
+            for handle in new.handles[1:]:  # by older secrets: some workers may know no other
+                record = replace(self._new_record(new, group), handle=handle)
+                await settle(self._config.store.add(record, sign_in=True))
         await end_sessions(self._config, Work("sign-in", (old,)), Steps(self._config, world))
 
     async def _unknowable(self, known: KnownSession) -> Seen:

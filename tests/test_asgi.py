@@ -17,7 +17,10 @@ from msal_logout_middleware.asgi import LogoutMiddleware
 from msal_logout_middleware.sessions.asgi import ASGISession
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
-from tests.doors import AsgiDoor
+from tests.doors import AsgiDoor, Browser
+from tests.remote.conftest import signing_in
+from tests.rp_initiated.test_log_out import form_of
+from tests.sites import KINDS, Site
 from tests.tokens import claims_of
 
 SECRET = "a secret of these tests"
@@ -280,3 +283,53 @@ def test_worker_that_serves_no_request_yet_looks_after_what_is_left(monkeypatch,
         """Answer nothing."""
 
     anyio.run(story)
+
+
+def test_app_s_own_view_is_told_nothing_of_the_form_of_our_page():
+    seen = []
+
+    async def view(scope, receive, send):
+        names = {name for name, _ in scope["headers"]}
+        seen.append((scope["method"], names & {b"content-type", b"content-length"}, await receive()))
+        await app(scope, receive, send)
+
+    cookies = dict([session_cookie(claims_of("ann")).split("=", 1)])
+    browser = Browser(AsgiDoor(make(view, app_view=True)), cookies)
+    page = browser.get("/logout", site="cross-site")
+    assert browser.post("/logout", form_of(page)).status == 200
+    assert seen == [("GET", set(), {"type": "http.request", "body": b"", "more_body": False})]
+
+
+def test_record_that_a_request_saved_of_a_session_that_had_ended_is_deleted_also_if_its_client_has_gone(
+    tmp_path,
+):
+    site = Site("starsessions", KINDS["starsessions"], store=SQLiteStore(tmp_path / "logout.db")).build()
+    ann = site.sign_in(signing_in("ann"))
+    inside = site.app
+
+    async def story():
+        saved = anyio.Event()
+
+        async def save(scope, receive, send):
+            before = dict(site.records)
+            await anyio.to_thread.run_sync(lambda: site.front_channel(sid="a-session"))
+            assert not site.records
+            site.records.update(before)
+            saved.set()
+            await anyio.sleep_forever()
+
+        async def route(scope, receive, send):
+            await (save if scope["path"] == "/save" else inside)(scope, receive, send)
+
+        site.app = route
+        site.logout, site.door = site.worker()
+        cookie = "; ".join(f"{name}={value}" for name, value in ann.cookies.items()).encode()
+        scope = {"type": "http", "method": "GET", "path": "/save", "headers": [(b"cookie", cookie)]}
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(site.door.app, scope, None, None)
+            await saved.wait()
+            tasks.cancel_scope.cancel()
+
+    anyio.run(story)
+    assert not site.records
+    site.store.close()

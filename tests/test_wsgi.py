@@ -1,17 +1,24 @@
 """The WSGI door, where it is unlike the ASGI door."""
 
+import sys
+import threading
 from http import HTTPStatus
 from io import BytesIO
+from urllib.parse import urlencode
 
 import pytest
 from flask import Flask, session
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from msal_logout_middleware import Logout, Provider
+from msal_logout_middleware import Logout, Provider, wsgi
 from msal_logout_middleware.sessions.flask import FlaskSession
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.wsgi import LogoutMiddleware
-from tests.doors import WsgiDoor
+from tests.doors import Browser, WsgiDoor
+from tests.remote.conftest import signing_in
+from tests.remote.faults import Faulty
+from tests.rp_initiated.test_log_out import form_of
+from tests.sites import KINDS, Site
 from tests.tokens import claims_of
 
 SECRET = "a secret of these tests"
@@ -112,6 +119,126 @@ class TestAppView:
         WsgiDoor(middleware).call("GET", "/logout", headers, b"")
         assert closed == [True]
 
+    def test_body_of_the_view_is_closed_also_where_a_page_stands_in_its_place(self):
+        closed = []
+
+        class Body:
+            def __iter__(self):
+                return iter([b"a"])
+
+            def close(self):
+                closed.append(True)
+
+        def app(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return Body()
+
+        store = Faulty(MemoryStore())
+        middleware, headers = make(app, app_view=True, store=store)
+        store.away = {"finish"}
+        assert WsgiDoor(middleware).call("GET", "/logout", headers, b"").status == 503
+        assert closed == [True]
+
+    def test_view_reads_the_form_that_was_posted_and_none_of_ours(self):
+        seen = []
+
+        def app(environ, start_response):
+            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            seen.append((environ["REQUEST_METHOD"], environ.get("CONTENT_TYPE"), body))
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [b""]
+
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        for posted, expected in [
+            (lambda page: b"csrf=1", ("POST", form["content-type"], b"csrf=1")),
+            (lambda page: urlencode(form_of(page)).encode(), ("GET", None, b"")),
+        ]:
+            middleware, headers = make(app, app_view=True)
+            browser = Browser(WsgiDoor(middleware), dict([headers["cookie"].split("=", 1)]))
+            page = browser.get("/logout", site="cross-site")
+            browser.request("POST", "/logout", headers=form, body=posted(page))
+            assert seen.pop() == expected
+
+
+class TestAnswersThatMayNotLeave:
+    """The store is away just when an answer signs somebody in."""
+
+    def wrap(self, app):
+        store = Faulty(MemoryStore())
+        middleware, headers = make(lambda *called: app(headers["cookie"], *called), store=store)
+        store.away = {"*"}
+        return middleware
+
+    def test_body_is_closed(self):
+        closed = []
+
+        class Body:
+            def __iter__(self):
+                return iter([b"a"])
+
+            def close(self):
+                closed.append(True)
+
+        def app(cookie, environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain"), ("Set-Cookie", cookie)])
+            return Body()
+
+        assert WsgiDoor(self.wrap(app)).call("GET", "/", {}, b"").status == 503
+        assert closed == [True]
+
+    def test_nothing_leaves_that_the_app_writes(self):
+        def app(cookie, environ, start_response):
+            write = start_response("200 OK", [("Content-Type", "text/plain"), ("Set-Cookie", cookie)])
+            write(b"a")
+            return [b"b"]
+
+        sent = []
+
+        def start_response(status, headers, exc_info=None):
+            sent.append(status)
+            return sent.append
+
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+        body = b"".join(self.wrap(app)(environ, start_response))
+        assert sent == ["503 Service Unavailable"]
+        assert body not in (b"", b"b")
+
+    def test_another_that_the_app_puts_in_its_place_does(self):
+        def app(cookie, environ, start_response):
+            plain = ("Content-Type", "text/plain")
+            start_response("200 OK", [plain, ("Set-Cookie", cookie)])
+            try:
+                raise LookupError("before anything was sent")
+            except LookupError:
+                start_response("500 Sorry", [plain], sys.exc_info())
+            return [b"sorry"]
+
+        answer = WsgiDoor(self.wrap(app)).call("GET", "/", {}, b"")
+        assert (answer.status, answer.body) == (500, b"sorry")
+
+    def test_record_that_was_saved_of_a_session_that_had_ended_is_deleted(self):
+        store = Faulty(MemoryStore())
+        site = Site("flask-session", KINDS["flask-session"]).build(store=store)
+        ann = site.sign_in(signing_in("ann"))
+
+        class Body:
+            def __iter__(self):
+                return iter([b"a"])
+
+            def close(self):
+                store.away = set()
+
+        def view(session):
+            assert site.logout.end_sessions(sid="a-session").complete
+            session["late"] = True
+            store.away = {"*"}
+            return Body()
+
+        site.does["view"] = view
+        assert ann.get("/stream/view").status == 503
+        assert not store.away
+        assert not site.records
+
 
 def test_memory_of_one_process_serves_no_app_of_several():
     middleware, headers = make()
@@ -135,3 +262,18 @@ def test_app_that_calls_the_middleware_around_it_is_told_what_to_wrap(inside):
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"app\.wsgi_app = LogoutMiddleware\(app\.wsgi_app, logout\)"):
             WsgiDoor(app).call("GET", "/", {}, b"")
+
+
+def test_child_of_a_fork_looks_after_what_is_left_whatever_its_parent_was_about(monkeypatch):
+    middleware, headers = make()
+    rounds = threading.Semaphore(0)
+
+    async def tidy(_world):
+        rounds.release()
+
+    monkeypatch.setattr(middleware.logout, "tidy", tidy)
+    with middleware._upkeep._lock:  # another thread of the parent's is about to start it
+        wsgi._after_fork_in_child()
+        assert not middleware._upkeep._lock.locked()
+        assert WsgiDoor(middleware).call("GET", "/", headers, b"").status == 404
+        assert rounds.acquire(timeout=20)

@@ -341,6 +341,19 @@ def test_app_that_leads_back_to_itself_has_an_end():
     assert [layer.name for layer in layers(app)] == ["SessionMiddleware"]
 
 
+def test_app_that_makes_an_app_whenever_it_is_asked_for_what_it_wraps_has_an_end():
+    made = []
+
+    class Endless:
+        @property
+        def app(self):
+            assert len(made) < 1000, "it is asked for ever"
+            made.append(Endless())
+            return made[-1]
+
+    assert {layer.name for layer in layers(Endless())} == {"Endless"}
+
+
 DAY = 86400
 
 

@@ -288,6 +288,23 @@ class TestRequestsThatWereRunning:
         assert "sub-of-ann" not in repr(dict(site.records))
         assert site.user(ann) is None
 
+    def test_record_that_is_saved_after_the_answer_is_deleted_again_also_when_that_raises(
+        self, server_side_site
+    ):
+        site = server_side_site.build()
+        ann = site.sign_in(signing_in("ann"))
+
+        def save_late(_):
+            before = dict(site.records)
+            site.front_channel(sid="a-session")
+            site.records.update(before)
+            raise LookupError("the app's own")
+
+        site.does["save"] = save_late
+        with pytest.raises(LookupError):
+            ann.get("/late/save")
+        assert "sub-of-ann" not in repr(dict(site.records))
+
     def test_record_that_a_stream_saves_is_deleted_again(self, server_side_site):
         site = server_side_site.build()
         ann = site.sign_in(signing_in("ann"))
@@ -480,6 +497,12 @@ class TestConnectionsThatStayOpen:
         sent = talk(site, bob, lambda: site.front_channel(sid="a-session"), hang_up=True)
         assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send"]
 
+    def test_one_whose_client_has_gone_ends_without_a_word(self, sockets):
+        site = sockets.build()
+        ann = site.sign_in(signing_in("ann"))
+        sent = talk(site, ann, lambda: site.front_channel(sid="a-session"), has_gone=True)
+        assert sent[-1] == {"type": "websocket.close", "code": 1008}
+
     def test_open_one_is_closed_if_the_store_cannot_be_asked_whose_session_has_ended(self, sockets):
         sockets.store = Faulty(MemoryStore())
         site = sockets.build()
@@ -565,7 +588,7 @@ class TestConnectionsThatStayOpen:
         assert not body.endswith(last)
 
 
-def talk(site, browser, then=None, *, hang_up=False, in_pieces=False):
+def talk(site, browser, then=None, *, hang_up=False, in_pieces=False, has_gone=False):
     """Open a WebSocket with a browser's cookies; do something once it is open; return what was sent until its end."""
     pieces = [f"{name}={value}" for name, value in browser.cookies.items()]
     cookies = pieces if in_pieces or not pieces else ["; ".join(pieces)]
@@ -594,6 +617,8 @@ def talk(site, browser, then=None, *, hang_up=False, in_pieces=False):
         async def send(message):
             await anyio.lowlevel.checkpoint()  # a server waits for its buffers
             sent.append(message)
+            if message["type"] == "websocket.close" and has_gone:
+                raise OSError("the connection is closed")
             if message["type"] == "websocket.send":
                 if then is not None:
                     await anyio.to_thread.run_sync(then)
@@ -991,6 +1016,31 @@ def test_answer_of_an_ended_session_sets_no_other_cookie_that_signs_in(kind):
     site.does["slow"] = slow
     answer = ann.get("/does/slow")
     assert "good-for-a-year" not in str(answer.headers)
+
+
+@pytest.mark.parametrize("kind", ["starlette, signed cookie", "starsessions"])
+def test_answer_of_an_ended_session_sets_no_other_cookie_that_signs_in_nor_if_it_leaves_the_session_alone(
+    kind,
+):
+    site = Site(kind, KINDS[kind]).build(delete_cookies=["remember_token"])
+    inside = site.app
+
+    async def app(scope, receive, send):
+        if scope["path"] != "/slow":
+            await inside(scope, receive, send)
+            return
+        await anyio.to_thread.run_sync(lambda: site.front_channel(sid="a-session"))
+        headers = [(b"set-cookie", b"remember_token=good-for-a-year")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    site.app = app
+    site.logout, site.door = site.worker()
+    ann = site.sign_in(signing_in("ann"))
+    answer = ann.get("/slow")
+    assert answer.status == 200
+    assert "good-for-a-year" not in str(answer.headers)
+    assert "remember_token" in answer.set_cookies  # its deletion
 
 
 @pytest.mark.usefixtures("nobody_else_tidies")

@@ -16,7 +16,15 @@ pytestmark = pytest.mark.usefixtures("nobody_else_tidies")
 @pytest.fixture
 def away(either_door):
     """A site whose sessions cannot be ended for now, and another worker of it, whose store is there."""
-    site = either_door.build()
+    return ends_nothing(either_door.build())
+
+
+@pytest.fixture
+def server_side_away(server_side_site):
+    return ends_nothing(server_side_site.build())
+
+
+def ends_nothing(site):
     inner = site.store
     site.store = Faulty(inner)
     _, other = site.worker()
@@ -77,6 +85,20 @@ def test_who_signs_in_between_two_tries_is_spared(away):
     site.tidy()
     assert site.user(ann) is None
     assert site.user(again) == "sub-of-ann"
+
+
+def test_who_signs_in_between_two_tries_and_gets_another_sid_unseen_is_spared(server_side_away):
+    site, other = server_side_away
+    assert not site.logout.end_sessions(iss=signing_in("ann")["iss"], sub="sub-of-ann").complete
+    ann = site.sign_in(signing_in("ann", "first"), browser=Browser(other))
+    unwrapped = Browser(type(other)(site.app if site.is_asgi else site.app.wsgi_app), ann.cookies)
+    site.sign_in(signing_in("ann", "second"), browser=unwrapped)
+    _, ann.site = site.worker()  # which remembers nothing of her
+    assert site.user(ann) == "sub-of-ann"
+    site.store.away = set()
+    site.tidy()
+    assert site.user(ann) == "sub-of-ann"
+    assert site.cache(signing_in("ann"))
 
 
 def test_calls_that_nobody_vouches_for_drive_out_no_sign_out(away, monkeypatch):

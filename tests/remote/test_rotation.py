@@ -57,3 +57,40 @@ def test_logout_token_that_was_used_before_the_secret_changed_is_refused_after_i
     _, site.door = site.worker(secret=[NEW_SECRET, SECRET])
     assert is_refused(caller.post(token))
     assert site.user(again) == "sub-of-ann"
+
+
+@pytest.fixture(params=["seen", "unseen"])
+def taken_over(server_side_site, request):
+    """Ann signs in at a worker with the old secret, then Bob at one with the new, or unseen; the id stays the same."""
+    site = server_side_site.build()
+    _, rolled_out = site.worker(secret=[NEW_SECRET, SECRET])
+    browser = site.sign_in(signing_in("ann"), browser=Browser(site.door))
+    ids = dict(browser.cookies)
+    unwrapped = type(site.door)(site.app if site.is_asgi else site.app.wsgi_app)
+    browser.site = rolled_out if request.param == "seen" else unwrapped
+    site.sign_in(signing_in("bob", "bob's"), browser=browser)
+    assert browser.cookies == ids
+    browser.site = rolled_out
+    assert site.user(site.copy(browser)) == "sub-of-bob"
+    return site, browser, (rolled_out, site.door)
+
+
+def users(site, browser, doors):
+    return [site.user(Browser(door, dict(browser.cookies))) for door in doors]
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
+def test_user_who_took_over_a_session_of_the_old_secret_is_not_signed_out_with_its_former_user(taken_over):
+    site, browser, doors = taken_over
+    assert users(site, browser, doors) == ["sub-of-bob", "sub-of-bob"]
+    assert site.cache(signing_in("ann")) is None
+    assert site.cache(signing_in("bob"))
+    assert site.logout.end_sessions(iss=signing_in("ann")["iss"], sub="sub-of-ann").complete
+    assert users(site, browser, doors) == ["sub-of-bob", "sub-of-bob"]
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
+def test_user_who_took_over_a_session_of_the_old_secret_ends_by_it(taken_over):
+    site, browser, doors = taken_over
+    site.logout.end_sessions(iss=signing_in("bob")["iss"], sub="sub-of-bob")
+    assert users(site, browser, doors) == [None, None]

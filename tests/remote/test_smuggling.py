@@ -262,6 +262,12 @@ def test_stolen_cookie_is_refused_whose_name_is_one_that_no_cookie_should_have(n
 def test_session_that_another_cookie_only_speaks_of_is_none():
     header = "theme=session; next=/?session=x; a=session=x; xsession=y; session_=z"
     assert not hides_session(header, ["session"])
+    assert not hides_session("session=x; session=y", ["session"])  # which are found as they stand
+
+
+@pytest.mark.parametrize("header", ["session=x session=y", "a=1; session=x,session=y"])
+def test_session_cookie_that_stands_within_itself_is_looked_at_each_time(header):
+    assert hides_session(header, ["session"])
 
 
 @pytest.mark.parametrize("set_anew", ["chunk1=c", "chunk0=a&chunk1=c", "chunk0=d&chunk1="])

@@ -262,6 +262,7 @@ def test_middleware_inside_of_beakers_is_told_so():
     )
     with pytest.raises(RuntimeError, match="inside the session middleware"):
         Browser(WsgiDoor(app)).get("/logout")
+    assert Browser(WsgiDoor(app)).get("/logout/front-channel?sid=x", site="cross-site").status == 200
 
 
 def test_app_without_a_secret_is_told_so():
