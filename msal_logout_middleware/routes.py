@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -39,7 +40,7 @@ def by_starlette(path: str, mount: str) -> str:
 
 
 def _by_django(path: str, mount: str) -> str:
-    return path.removeprefix(mount)
+    return by_starlette(path, mount) if _is_django_6_1() else path.removeprefix(mount)
 
 
 def _by_werkzeug(path: str, mount: str) -> str:
@@ -53,7 +54,14 @@ def _by_litestar(path: str, mount: str) -> str:
 
 def _django_mount(mount: str) -> str:
     settings: Any = import_module("django.conf").settings  # which is there: so is an app of Django's
-    return str(settings.FORCE_SCRIPT_NAME or mount)
+    mount = str(settings.FORCE_SCRIPT_NAME or mount)
+    return mount.rstrip("/") if _is_django_6_1() else mount
+
+
+@cache
+def _is_django_6_1() -> bool:
+    """Tell whether Django takes a mount off where it ends at a slash: before, it took off what merely began so."""
+    return bool(import_module("django").VERSION >= (6, 1))
 
 
 _ROUTES: tuple[tuple[tuple[str, ...], Route], ...] = (

@@ -325,15 +325,19 @@ async def asgi_answer(app, raw_path, root_path, leaves_the_mount):
     }
     sent = []
     received = []
+    answered = anyio.Event()
 
     async def receive():
         if received:
-            await anyio.sleep_forever()
+            await answered.wait()
+            return {"type": "http.disconnect"}
         received.append(1)
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message):
         sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            answered.set()
 
     await app(scope, receive, send)
     headers = {name.lower(): value for name, value in sent[0]["headers"]}
