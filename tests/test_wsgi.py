@@ -70,6 +70,16 @@ def test_path_is_compared_as_text_not_as_latin_1():
     assert WsgiDoor(middleware).call("GET", "/abmelden/für-immer", headers, b"").status == 303
 
 
+class Body:
+    """An app's body, and what closing it does."""
+
+    def __init__(self, close):
+        self.close = close
+
+    def __iter__(self):
+        return iter([b"a"])
+
+
 class TestAppView:
     def test_what_the_view_wrote_before_it_returned_is_kept(self):
         def app(environ, start_response):
@@ -104,16 +114,9 @@ class TestAppView:
     def test_body_of_the_view_is_closed_once_and_then_looked_after(self):
         closed = []
 
-        class Body:
-            def __iter__(self):
-                return iter([b"a"])
-
-            def close(self):
-                closed.append(True)
-
         def app(environ, start_response):
             start_response("200 OK", [("Content-Type", "text/plain")])
-            return Body()
+            return Body(lambda: closed.append(True))
 
         middleware, headers = make(app, app_view=True)
         WsgiDoor(middleware).call("GET", "/logout", headers, b"")
@@ -122,16 +125,9 @@ class TestAppView:
     def test_body_of_the_view_is_closed_also_where_a_page_stands_in_its_place(self):
         closed = []
 
-        class Body:
-            def __iter__(self):
-                return iter([b"a"])
-
-            def close(self):
-                closed.append(True)
-
         def app(environ, start_response):
             start_response("200 OK", [("Content-Type", "text/plain")])
-            return Body()
+            return Body(lambda: closed.append(True))
 
         store = Faulty(MemoryStore())
         middleware, headers = make(app, app_view=True, store=store)
@@ -172,16 +168,9 @@ class TestAnswersThatMayNotLeave:
     def test_body_is_closed(self):
         closed = []
 
-        class Body:
-            def __iter__(self):
-                return iter([b"a"])
-
-            def close(self):
-                closed.append(True)
-
         def app(cookie, environ, start_response):
             start_response("200 OK", [("Content-Type", "text/plain"), ("Set-Cookie", cookie)])
-            return Body()
+            return Body(lambda: closed.append(True))
 
         assert WsgiDoor(self.wrap(app)).call("GET", "/", {}, b"").status == 503
         assert closed == [True]
@@ -221,18 +210,11 @@ class TestAnswersThatMayNotLeave:
         site = Site("flask-session", KINDS["flask-session"]).build(store=store)
         ann = site.sign_in(signing_in("ann"))
 
-        class Body:
-            def __iter__(self):
-                return iter([b"a"])
-
-            def close(self):
-                store.away = set()
-
         def view(session):
             assert site.logout.end_sessions(sid="a-session").complete
             session["late"] = True
             store.away = {"*"}
-            return Body()
+            return Body(lambda: setattr(store, "away", set()))
 
         site.does["view"] = view
         assert ann.get("/stream/view").status == 503

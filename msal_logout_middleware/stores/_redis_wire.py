@@ -227,7 +227,7 @@ class _LoopLine(asyncio.Protocol):
             answer = self.answer.whole(data)
         except _IncompleteError:
             return
-        except Exception:
+        except Exception:  # whatever cannot be read: the client is to ask, over another connection
             self._end(None, NotAnsweredError)
         else:
             self._end(answer)

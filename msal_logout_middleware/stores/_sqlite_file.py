@@ -293,7 +293,7 @@ class Database:
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
-                time.sleep(0.005)
+                time.sleep(0.005)  # in a worker thread, or a WSGI app's: SQLite tells no event to wait for
                 continue
             if mode != "wal":
                 raise StoreError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -237,6 +238,40 @@ def test_answer_to_a_call_that_was_cancelled_is_not_given_to_the_next_one(script
             await store.close()
 
     asyncio.run(story())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # there may be threads
+def test_forked_worker_asks_over_a_connection_of_its_own(scripted: Scripted, ask: Any) -> None:
+    asker = ask(scripted.url, False)
+    scripted.answers = [b"$1\r\na\r\n", b"$1\r\nb\r\n", b"$1\r\nc\r\n"]
+    assert asker.get() == b"a"
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            status = int(asker.get() != b"b")
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert asker.get() == b"c"
+    before, in_child, after = scripted.gets
+    assert in_child != before == after
+
+
+def test_another_event_loop_asks_over_a_connection_of_its_own(scripted: Scripted, ask: Any) -> None:
+    asker = ask(scripted.url, True)
+    scripted.answers = [b"$1\r\na\r\n", b"$1\r\nb\r\n"]
+    assert asker.get() == b"a"
+
+    async def elsewhere() -> None:
+        assert await asker.server.read("GET", "x") == b"b"
+        await asker.store.close()
+        await asker.client.connection_pool.disconnect(inuse_connections=False)
+
+    asyncio.run(elsewhere())
+    before, after = scripted.gets
+    assert before != after
 
 
 @BOTH
