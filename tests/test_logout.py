@@ -116,6 +116,9 @@ def test_what_was_given_in_place_of_a_store_is_not_told():
     ("whose", "error", "message"),
     [
         ({"sid": "a-session", "oid": "ann", "tid": "a-tenant"}, ValueError, "say whose sessions"),
+        ({"iss": "an-issuer"}, ValueError, "say whose sessions"),
+        ({"sub": "ann"}, ValueError, "sub= names a user only together with iss="),
+        ({"oid": "ann"}, ValueError, "oid= and tid= name a user together"),
         ({"sid": ""}, ValueError, "sid= is empty"),
         ({"sub": "ann", "iss": ""}, ValueError, "iss= is empty"),
         ({"oid": "ann", "tid": ""}, ValueError, "tid= is empty"),
