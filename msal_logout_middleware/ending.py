@@ -217,7 +217,7 @@ async def end_sessions(
         work = _with_found(
             config, work, [record.data for record in ended.records], ended.row, steps, done=done
         )
-    if ended is None or not work.is_empty:
+    if config.tells_what_went and (ended is None or not work.is_empty):
         await config.tell(LogoutStarted(work.channel, work.short))
     dropped = ended.dropped if ended else {}
     outcome = await _clear(config, work, steps, contents=contents, delete=not view_follows, dropped=dropped)
@@ -278,7 +278,7 @@ async def finish(config: Configuration, outcome: Outcome, steps: Steps) -> Outco
         outcome = replace(outcome, left=tuple(steps.left)) if steps.left else outcome
     if not outcome.complete:
         await config.tell(LogoutFailed(work.channel, work.short, outcome.left))
-    elif not work.is_empty:
+    elif config.tells_what_went and not work.is_empty:
         removed = dict(outcome.removed.counts)
         await config.tell(LogoutEnded(work.channel, work.short, work.count, removed))
     return outcome
@@ -347,8 +347,8 @@ async def _clear(
             ) or Removed({})
         if not readable:
             steps.leave("session")  # whose it is by now cannot be told, so it stays for another try
-        elif delete:
-            await steps.do("session", partial(_delete, config, session))
+        elif delete and session.session_id is not None:
+            await steps.do("session", partial(_delete, config, session.session_id))
     if work.user and not cleared:
         removed += await steps.do("accounts", partial(_remove_users_accounts, config, work.user)) or Removed(
             {}
@@ -385,11 +385,9 @@ async def _removed(config: Configuration, removal: MaybeAwaitable[Removed]) -> R
     return await removal
 
 
-async def _delete(config: Configuration, session: KnownSession) -> None:
-    if session.session_id is None:
-        return
-    await settle(config.session.delete(session.session_id))
-    again = await settle(config.session.load(session.session_id))
+async def _delete(config: Configuration, session_id: str) -> None:
+    await settle(config.session.delete(session_id))
+    again = await settle(config.session.load(session_id))
     if again is not None and again.claims is not None:
         raise RuntimeError("the session is still there after its deletion")
 

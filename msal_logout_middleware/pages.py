@@ -46,7 +46,7 @@ def plain(status: int, text: str) -> Response:
 
 @lru_cache(maxsize=16)
 def inert(framed_by: tuple[str, ...]) -> Response:
-    """Answer in a hidden iframe of the provider's (Front-Channel Logout 1.0, 2).
+    """Answer in a hidden iframe of the provider's: an empty page (Front-Channel Logout 1.0, 2).
 
     Args:
         framed_by: The origins that may frame it.
@@ -54,7 +54,7 @@ def inert(framed_by: tuple[str, ...]) -> Response:
     framing = " ".join(framed_by) or "'none'"
     policy = f"default-src 'none'; frame-ancestors {framing}"
     headers = (("content-type", "text/html; charset=utf-8"), ("content-security-policy", policy))
-    return Response(200, (*headers, *NO_STORE), b"<!doctype html><title>Signed out</title>")
+    return Response(200, (*headers, *NO_STORE))
 
 
 def unavailable() -> Response:

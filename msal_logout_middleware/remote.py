@@ -95,7 +95,7 @@ async def end(
     work = Work(channel, known, sought.user)
     marks = () if before is None else tuple(KeyMark(key, before) for key in keys)
     target = Target(found_by=keys, keys=marks, jti=jti)
-    taken_over = await steps.do("find", lambda: spared(config, keys))
+    taken_over = await steps.do("find", lambda: spared(config, keys)) if config.server_side else ()
     if taken_over is None:  # whose they are by now cannot be told, and nobody else's may end
         await put_off(config, work, target)
         steps.leave("mark")
