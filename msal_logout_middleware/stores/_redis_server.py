@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 from .._drive import MaybeAwaitable, run
 from ..errors import StoreError
 from ._redis_scripts import Script
-from ._redis_wire import Hear, Lines, Listener, NotAnsweredError, listener, packed, packed_call
+from ._redis_wire import Hear, HearingLine, Lines, Listener, listener
+from ._resp import NotAnsweredError, packed, packed_call
 
 logger = logging.getLogger("msal_logout_middleware")
 
@@ -179,7 +180,7 @@ class Server:
         """
         if not self.has_messages:
             return None
-        messages = Messages(self, self._client.pubsub(), hear)
+        messages = Messages(self, self._client, self._lines, hear)
         try:
             await messages.begin(channel, self._timeout)
         except BaseException:
@@ -199,10 +200,12 @@ class Server:
 class Messages:
     """A subscription, as the feed reads it."""
 
-    def __init__(self, server: Server, pubsub: Any, hear: Hear) -> None:
+    def __init__(self, server: Server, client: Any, lines: Lines, hear: Hear) -> None:
         self._server = server
-        self._pubsub = pubsub
+        self._client = client
+        self._lines = lines
         self._hear = hear
+        self._pubsub: Any = None
         self._listener: Listener | None = None
 
     async def begin(self, channel: bytes, timeout_seconds: float) -> None:
@@ -211,16 +214,26 @@ class Messages:
         Raises:
             StoreError: The server could not be asked, or refused.
         """
-        until, kind = time.monotonic() + timeout_seconds, None
         try:
-            await self._awaited(self._pubsub.subscribe(channel))
-            while kind != "subscribe" and time.monotonic() < until:
-                found = await self._read(until - time.monotonic())
-                kind = found and found["type"]
+            if self._server.is_async:
+                until = asyncio.get_running_loop().time() + timeout_seconds
+                with suppress(NotAnsweredError):
+                    self._listener = await self._lines.subscribe(channel, self._hear, until=until)
+            if self._listener is None:
+                await self._begin_by_client(channel, timeout_seconds)
         except Exception as error:  # any client's
             raise StoreError(_sentence(error)) from error
+
+    async def _begin_by_client(self, channel: bytes, timeout_seconds: float) -> None:
+        """Subscribe on a connection that does nothing else."""
+        until, kind = time.monotonic() + timeout_seconds, None
+        self._pubsub = self._client.pubsub()
+        await self._awaited(self._pubsub.subscribe(channel))
+        while kind != "subscribe" and time.monotonic() < until:
+            found = await self._read(until - time.monotonic())
+            kind = found and found["type"]
         if kind != "subscribe":
-            raise StoreError(_sentence(TimeoutError()))
+            raise TimeoutError
         self._listener = listener(self._pubsub, self._hear, is_async=self._server.is_async)
 
     def next(self, timeout_seconds: float) -> MaybeAwaitable[Any]:
@@ -251,6 +264,10 @@ class Messages:
 
     async def closed(self) -> None:
         """End the subscription."""
+        if isinstance(self._listener, HearingLine):
+            await self._lines.unsubscribe(self._listener)
+        if self._pubsub is None:
+            return
         with suppress(Exception):  # any client's: the connection is gone already
             close = getattr(self._pubsub, "aclose", None) or self._pubsub.close
             await self._awaited(close())

@@ -6,7 +6,9 @@ is set for it (TLS, users, Sentinel, Unix sockets), and gets them back after a w
 1. A connection that owes an answer, or has given more than one, is closed: the next command must not be given it.
 2. What is no plain answer is the client's to deal with: an error, a connection that broke, a type not known here. The
    caller then sends the command by the client, so that a server may be sent it twice.
-3. Two names of a connection are used that the clients do not document, `_sock` and `_writer`. Where they are missing,
+3. On an event loop messages come over a connection that is asked as well, where it can bear both (RESP3): so a worker
+   is woken once for its own ending's answer and message. Elsewhere they have a connection of their own.
+4. Two names of a connection are used that the clients do not document, `_sock` and `_writer`. Where they are missing,
    or the client is not the library's own, everything goes by the client.
 """
 
@@ -17,120 +19,80 @@ import inspect
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
 from types import MethodType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from ._resp import NotAnsweredError, Push, Refusal, Values, packed
 
 HELD_SECONDS: Final = 10.0
 _MOST_HELD: Final = 16
 _OF_THE_POOL: Final = 4  # at most a quarter of a pool's connections is held
 _AT_ONCE: Final = 65_536
 _LIBRARIES: Final = ("redis.client", "redis.asyncio.client", "valkey.client", "valkey.asyncio.client")
-_BULK, _NUMBER, _ARRAY, _PUSH, _NULL, _ERROR = b"$:*>_-"
+
+Hear = Callable[[bytes], Any]
+"""Is given each message as soon as it is there; what it returns, but `None`, is left for whoever waits."""
 
 
-class NotAnsweredError(Exception):
-    """There was no plain answer: the client is to be asked."""
+class _Inbox:
+    """The messages of a subscription: each is heard at once, and what that leaves is kept for whoever waits."""
+
+    def __init__(self, hear: Hear) -> None:
+        self.left: deque[Any] = deque()
+        self._hear = hear
+
+    def take(self, value: Any) -> None:
+        """Take a message in; any other value says nothing."""
+        if isinstance(value, list) and len(value) == 3 and value[0] == b"message":
+            left = self._hear(value[2])
+            if left is not None:
+                self.left.append(left)
 
 
-class _IncompleteError(Exception):
-    """More bytes belong to an answer."""
+class _LoopInbox(_Inbox):
+    """The same on an event loop."""
 
+    def __init__(self, hear: Hear) -> None:
+        super().__init__(hear)
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
 
-class _Push(list[Any]):
-    """What the server sends of its own accord (RESP3)."""
+    def take(self, value: Any) -> None:
+        super().take(value)
+        if self.left:
+            self._wake()
 
+    def end(self, error: Exception) -> None:
+        """Let whoever waits know that no more will come."""
+        self._error = error
+        self._wake()
 
-class _Refusal:
-    """An error, without its words."""
-
-
-# Commands and answers
-
-
-def packed_call(sha: str, keys: tuple[bytes, ...], args: Iterable[bytes | str | int]) -> bytes:
-    """Return the command that runs a script, as the server reads it (RESP: an array of bulk strings)."""
-    rest = [_bulk(arg) for arg in args]
-    return b"*%d\r\n%b%b" % (3 + len(keys) + len(rest), _packed_head(sha, keys), b"".join(rest))
-
-
-@lru_cache(maxsize=64)
-def _packed_head(sha: str, keys: tuple[bytes, ...]) -> bytes:
-    return packed("EVALSHA", sha, len(keys), *keys).partition(b"\r\n")[2]
-
-
-def packed(*parts: bytes | str | int) -> bytes:
-    """Return a command as the server reads it."""
-    return b"*%d\r\n%b" % (len(parts), b"".join([_bulk(part) for part in parts]))
-
-
-def _bulk(part: bytes | str | int) -> bytes:
-    data = part if isinstance(part, bytes) else str(part).encode()
-    return b"$%d\r\n%b\r\n" % (len(data), data)
-
-
-def parsed(data: bytes, at: int = 0) -> tuple[Any, int]:
-    """Return the value that begins at a place, and where the next one begins.
-
-    Raises:
-        _IncompleteError: It does not end in the data.
-        NotAnsweredError: It is of a type that nothing of ours is answered with.
-        ValueError: It is no RESP.
-    """
-    end = data.find(b"\r\n", at)
-    if end < 0:
-        raise _IncompleteError
-    kind, head, at = data[at], data[at + 1 : end], end + 2
-    if kind == _BULK:
-        end = at + int(head)
-        if end < at:
-            return None, at
-        if len(data) < end + 2:
-            raise _IncompleteError
-        return data[at:end], end + 2
-    if kind == _NUMBER:
-        return int(head), at
-    if kind in (_ARRAY, _PUSH):
-        values: list[Any] = [] if kind == _ARRAY else _Push()
-        for _ in range(int(head)):
-            value, at = parsed(data, at)
-            values.append(value)
-        return values, at
-    if kind == _NULL:
-        return None, at
-    if kind == _ERROR:
-        return _Refusal(), at
-    raise NotAnsweredError
-
-
-class _Answer:
-    """The one answer that a connection owes, as its bytes come in."""
-
-    def __init__(self) -> None:
-        self.is_alone = True
-        """Whether the server has said nothing else, of its own accord."""
-        self._data = b""
-
-    def whole(self, data: bytes) -> Any:
-        """Take in more bytes, and return the answer.
+    async def next(self, timeout_seconds: float) -> Any:
+        """Return what is left of the next message; `None` if there is none in time.
 
         Raises:
-            _IncompleteError: It has not come in whole.
-            NotAnsweredError: It is no plain one, or there is more than one.
-            ValueError: It is no RESP.
+            ConnectionError: The connection is broken.
+            Exception: Whatever else ended it.
         """
-        self._data = self._data + data if self._data else data
-        while True:
-            value, end = parsed(self._data)
-            if not isinstance(value, _Push):
-                break
-            self.is_alone, self._data = False, self._data[end:]
-        if end != len(self._data):
-            raise NotAnsweredError
-        self._data = b""
-        return value
+        if not self.left and self._error is None:
+            self._waiter = self._loop.create_future()
+            timer = self._loop.call_later(timeout_seconds, self._wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+        if self.left:
+            return self.left.popleft()
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 # Connections that are asked
@@ -145,7 +107,8 @@ class _PlainLine:
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.answer = _Answer()
+        self.is_alone = True
+        self._values = Values()
         _ = connection._sock.recv
 
     def ask(self, command: bytes, _until: float) -> Any:
@@ -159,15 +122,16 @@ class _PlainLine:
             sock = self.connection._sock  # none, if somebody has closed it
             sock.sendall(command)
             while data := sock.recv(_AT_ONCE):
-                try:
-                    return self.answer.whole(data)
-                except _IncompleteError:
-                    pass
+                for answer in _answer(self._values, data, self._say):
+                    return answer
         except TimeoutError:
             raise
         except (OSError, ValueError, AttributeError) as error:
             raise NotAnsweredError from error
         raise NotAnsweredError
+
+    def _say(self, _push: Push) -> None:
+        self.is_alone = False
 
     def leave(self) -> None:
         """Leave the connection as its pool gave it."""
@@ -186,9 +150,12 @@ class _LoopLine(asyncio.Protocol):
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.answer = _Answer()
+        self.is_alone = True
+        """Whether the server has said nothing of its own accord."""
+        self._values = Values()
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[Any] | None = None
+        self._until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._transport = connection._writer.transport
         self._before = self._transport.get_protocol()
@@ -202,46 +169,60 @@ class _LoopLine(asyncio.Protocol):
             NotAnsweredError: There was no plain one.
         """
         self._waiter = waiter = self._loop.create_future()
-        self._timer = self._loop.call_at(until, self._end, None, TimeoutError)
+        self._until = until
+        if self._timer is None:
+            self._timer = self._loop.call_at(until, self._look_at_the_clock)
         if self._transport.is_closing():
-            self._end(None, NotAnsweredError)
+            self._fail(NotAnsweredError)
         else:
             self._transport.write(command)
         return waiter
 
-    def _end(self, answer: Any, error: type[Exception] | None = None) -> None:
-        waiter, self._waiter = self._waiter, None
-        if self._timer is not None:
-            self._timer.cancel()
-        if error is not None:
-            self._transport.abort()
-        if waiter is None or waiter.done():  # nobody waits for it any more
-            self._transport.abort()
-        elif error is not None:
-            waiter.set_exception(error())
+    def _look_at_the_clock(self) -> None:
+        """Give the call up if its time is over: one timer serves many calls, since hardly any comes to it."""
+        self._timer = None
+        if self._waiter is None:
+            return
+        if self._loop.time() < self._until:
+            self._timer = self._loop.call_at(self._until, self._look_at_the_clock)
         else:
-            waiter.set_result(answer)
+            self._fail(TimeoutError)
 
     def data_received(self, data: bytes) -> None:
         try:
-            answer = self.answer.whole(data)
-        except _IncompleteError:
-            return
+            for answer in _answer(self._values, data, self._say):
+                self._end(answer)
         except Exception:  # whatever cannot be read: the client is to ask, over another connection
-            self._end(None, NotAnsweredError)
-        else:
-            self._end(answer)
+            self._fail(NotAnsweredError)
+
+    def _say(self, _push: Push) -> None:
+        self.is_alone = False
+
+    def _end(self, answer: Any) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is None:
+            raise NotAnsweredError  # nobody has asked
+        if not waiter.done():
+            waiter.set_result(answer)
+
+    def _fail(self, error: type[Exception]) -> None:
+        waiter, self._waiter = self._waiter, None
+        self._transport.abort()
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error())
 
     def eof_received(self) -> None:
         self._before.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._before.connection_lost(exc)
-        self._end(None, NotAnsweredError)
+        self._fail(NotAnsweredError)
 
     def leave(self) -> None:
         """Leave the connection as its pool gave it."""
         self._transport.set_protocol(self._before)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def cut(self) -> Any:
         """Close the connection at once."""
@@ -250,11 +231,67 @@ class _LoopLine(asyncio.Protocol):
         return self.connection.disconnect(nowait=True)
 
 
+class HearingLine(_LoopLine):
+    """A connection of an asyncio client that is asked, and subscribed.
+
+    A call that is cancelled does not break it off: it is busy until the answer has come.
+    """
+
+    def __init__(self, connection: Any, hear: Hear) -> None:
+        super().__init__(connection)
+        self._inbox = _LoopInbox(hear)
+        self.next = self._inbox.next
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it can be asked."""
+        return self._waiter is None and not self._transport.is_closing()
+
+    def _say(self, push: Push) -> None:
+        if push[0] == b"subscribe":
+            self._end(push)
+        else:
+            self._inbox.take(push)
+
+    def _end(self, answer: Any) -> None:
+        super()._end(answer)
+        if isinstance(answer, Refusal) and answer.code == b"READONLY":
+            self._fail(NotAnsweredError)  # it was the primary, and is none any more
+
+    def _fail(self, error: type[Exception]) -> None:
+        super()._fail(error)
+        self._inbox.end(ConnectionError())
+
+
+def _answer(values: Values, data: bytes, say: Callable[[Push], None]) -> list[Any]:
+    """Take in more bytes of a connection that is asked.
+
+    Returns:
+        The answer, alone; nothing, if it has not come in whole.
+
+    Raises:
+        NotAnsweredError: It is no plain one, or there is more than one.
+        ValueError: It is no RESP.
+    """
+    answers = []
+    for value in values.of(data):
+        if isinstance(value, Push):
+            say(value)
+        else:
+            answers.append(value)
+    if len(answers) > 1 or (answers and values.may_owe_an_answer):
+        raise NotAnsweredError
+    return answers
+
+
 _Line = _PlainLine | _LoopLine
+_L = TypeVar("_L", bound=_Line)
 
 
 class Lines:
     """The connections of a client that are held, each for one call at a time.
+
+    The one that is subscribed, if any, is asked first.
 
     Args:
         client: A client of redis-py or valkey-py, plain or asyncio.
@@ -272,9 +309,10 @@ class Lines:
         self._owner: Any = None  # the process, or the event loop, that the connections are of
         self._held: set[_Line] = set()
         self._free: list[tuple[float, _Line]] = []
+        self._hearing: HearingLine | None = None
 
     async def ask(self, command: bytes, *, until: float) -> Any:
-        """Send a command on a connection of its own, and return its answer.
+        """Send a command on a connection that nobody else has for now, and return its answer.
 
         Args:
             command: Its bytes.
@@ -285,6 +323,12 @@ class Lines:
             NotAnsweredError: There was no plain one, or there is no connection to be held: the client is to be asked.
             Exception: Any of the client's: it could not connect.
         """
+        self._forget_others()
+        if self._hearing is not None and self._hearing.is_idle:
+            answer = await self._hearing.ask(command, until)
+            if isinstance(answer, Refusal):
+                raise NotAnsweredError
+            return answer
         held_until, line = await self._taken(until)
         try:
             answer = line.ask(command, until)
@@ -293,19 +337,57 @@ class Lines:
         except BaseException:  # cancelled ones as well: the answer may still come
             await self._give_back(line, whole=False)
             raise
-        if line.answer.is_alone and not isinstance(answer, _Refusal):
+        if line.is_alone and not isinstance(answer, Refusal):
             self._free.append((held_until, line))
             return answer
         # What the server says of its own accord is for the client to hear, on its next connection.
-        await self._give_back(line, whole=line.answer.is_alone)
-        if isinstance(answer, _Refusal):
+        await self._give_back(line, whole=line.is_alone)
+        if isinstance(answer, Refusal):
             raise NotAnsweredError
         return answer
 
-    async def _taken(self, until: float) -> tuple[float, _Line]:
+    async def subscribe(self, channel: bytes, hear: Hear, *, until: float) -> HearingLine | None:
+        """Subscribe to a channel on a connection that is asked from now on; `None`: no connection can bear both.
+
+        Args:
+            channel: Its name.
+            hear: Is given each message.
+            until: How long to wait, by the event loop's clock.
+
+        Raises:
+            TimeoutError: There was no answer in time.
+            Exception: Any of the client's: it could not connect.
+        """
+        self._forget_others()
+        if not self._is_async or len(self._held) >= self._most:
+            return None
+        line = await self._new(until, lambda connection: HearingLine(connection, hear))
+        self._held.add(line)
+        answer: Any = None
+        try:
+            if (
+                str(getattr(line.connection, "protocol", 2)) == "3"
+            ):  # with the other a connection does one of them
+                answer = await line.ask(packed("SUBSCRIBE", channel), until)
+        finally:
+            if not isinstance(answer, Push):
+                await self._give_back(line, whole=answer is None and line.is_idle)
+        self._hearing = line if isinstance(answer, Push) else None
+        return self._hearing
+
+    async def unsubscribe(self, line: HearingLine) -> None:
+        """Close a connection that was subscribed."""
+        if self._hearing is line:
+            self._hearing = None
+        await self._give_back(line, whole=False)
+
+    def _forget_others(self) -> None:
+        """Forget what was held by another process, or on a loop that has ended."""
         owner: Any = asyncio.get_running_loop() if self._is_async else os.getpid()
-        if owner != self._owner:  # what was held is of another process, or of a loop that has ended
-            self._owner, self._held, self._free = owner, set(), []
+        if owner != self._owner:
+            self._owner, self._held, self._free, self._hearing = owner, set(), [], None
+
+    async def _taken(self, until: float) -> tuple[float, _Line]:
         while self._free:
             try:
                 held_until, line = self._free.pop()
@@ -316,10 +398,10 @@ class Lines:
             await self._give_back(line)
         if len(self._held) >= self._most:
             raise NotAnsweredError
-        self._held.add(line := await self._new(until))
+        self._held.add(line := await self._new(until, _LoopLine if self._is_async else _PlainLine))
         return time.monotonic() + HELD_SECONDS, line
 
-    async def _new(self, until: float) -> _Line:
+    async def _new(self, until: float, make: Callable[[Any], _L]) -> _L:
         pool: Any = self._pool
         names = ("EVALSHA",) if self._wants_a_name else ()
         if self._is_async:
@@ -328,7 +410,7 @@ class Lines:
         else:
             connection = pool.get_connection(*names)
         try:
-            return _LoopLine(connection) if self._is_async else _PlainLine(connection)
+            return make(connection)
         except AttributeError as error:
             self._most = 0
             await self._awaited(pool.release(connection))
@@ -345,7 +427,9 @@ class Lines:
             await self._awaited(self._pool.release(line.connection))
 
     async def close(self) -> None:
-        """Give all back that no call is on."""
+        """Give all back that no call is on, and end the subscription."""
+        if self._hearing is not None:
+            await self.unsubscribe(self._hearing)
         while self._free:
             with suppress(IndexError):
                 await self._give_back(self._free.pop()[1])
@@ -366,10 +450,7 @@ def _wants_a_name(get_connection: Callable[..., Any]) -> bool:
     return name is not None and name.default is name.empty
 
 
-# Connections that are subscribed
-
-Hear = Callable[[bytes], Any]
-"""Is given each message as soon as it is there; what it returns, but `None`, is left for whoever waits."""
+# Connections that are only subscribed
 
 
 class _PlainListener:
@@ -381,7 +462,8 @@ class _PlainListener:
 
     def __init__(self, connection: Any, hear: Hear) -> None:
         self._connection = connection
-        self._messages = _Messages(hear)
+        self._inbox = _Inbox(hear)
+        self._values = Values()
         _ = connection._sock.recv
 
     def next(self, timeout_seconds: float) -> Any:
@@ -392,7 +474,7 @@ class _PlainListener:
             ValueError: What comes is no RESP.
         """
         until = time.monotonic() + timeout_seconds
-        while not self._messages.left:
+        while not self._inbox.left:
             seconds = until - time.monotonic()
             if seconds <= 0:
                 return None
@@ -406,8 +488,9 @@ class _PlainListener:
                 return None
             if not data:
                 raise ConnectionError
-            self._messages.receive(data)
-        return self._messages.left.popleft()
+            for value in self._values.of(data):
+                self._inbox.take(value)
+        return self._inbox.left.popleft()
 
 
 class _LoopListener(asyncio.Protocol):
@@ -418,56 +501,29 @@ class _LoopListener(asyncio.Protocol):
     """
 
     def __init__(self, connection: Any, hear: Hear) -> None:
-        self._messages = _Messages(hear)
-        self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
-        self._error: Exception | None = None
+        self._inbox = _LoopInbox(hear)
+        self.next = self._inbox.next
+        self._values = Values()
         self._transport = connection._writer.transport
         self._before = self._transport.get_protocol()
         self._transport.set_protocol(self)
 
-    async def next(self, timeout_seconds: float) -> Any:
-        """Return what is left of the next message; `None` if there is none in time.
-
-        Raises:
-            ConnectionError: The connection is broken.
-            ValueError: What comes is no RESP.
-        """
-        if not self._messages.left and self._error is None:
-            self._waiter = self._loop.create_future()
-            timer = self._loop.call_later(timeout_seconds, self._wake)
-            try:
-                await self._waiter
-            finally:
-                timer.cancel()
-        if self._messages.left:
-            return self._messages.left.popleft()
-        if self._error is not None:
-            raise self._error
-        return None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
     def data_received(self, data: bytes) -> None:
         try:
-            self._messages.receive(data)
+            for value in self._values.of(data):
+                self._inbox.take(value)
         except Exception as error:  # whatever cannot be read
-            self._error = error
-        if self._messages.left or self._error is not None:
-            self._wake()
+            self._inbox.end(error)
 
     def eof_received(self) -> None:
         self._before.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._before.connection_lost(exc)
-        self._error = ConnectionError()
-        self._wake()
+        self._inbox.end(ConnectionError())
 
 
-Listener = _PlainListener | _LoopListener
+Listener = _PlainListener | _LoopListener | HearingLine
 
 
 def listener(pubsub: Any, hear: Hear, *, is_async: bool) -> Listener | None:
@@ -479,24 +535,3 @@ def listener(pubsub: Any, hear: Hear, *, is_async: bool) -> Listener | None:
         return (_LoopListener if is_async else _PlainListener)(pubsub.connection, hear)
     except AttributeError:
         return None
-
-
-class _Messages:
-    """The messages of a subscription, as its bytes come in."""
-
-    def __init__(self, hear: Hear) -> None:
-        self.left: deque[Any] = deque()
-        self._hear = hear
-        self._data = b""
-
-    def receive(self, data: bytes) -> None:
-        """Take in more bytes, and hand on each message that is whole."""
-        data, at = self._data + data, 0
-        with suppress(_IncompleteError):
-            while True:
-                value, at = parsed(data, at)
-                if isinstance(value, list) and len(value) == 3 and value[0] == b"message":
-                    left = self._hear(value[2])
-                    if left is not None:
-                        self.left.append(left)
-        self._data = data[at:]

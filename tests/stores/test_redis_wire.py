@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from msal_logout_middleware.errors import StoreError
-from msal_logout_middleware.stores import Ending, _redis_wire
-from msal_logout_middleware.stores._redis_wire import NotAnsweredError, packed, packed_call, parsed
+from msal_logout_middleware.stores import Ending, _redis_wire, _resp
+from msal_logout_middleware.stores._resp import NotAnsweredError, packed, packed_call, parsed
 from msal_logout_middleware.stores.redis import RedisStore
 
 from .servers import Server, new_prefix
@@ -164,7 +164,7 @@ def test_value_is_read_with_where_it_ends(data: bytes, value: Any) -> None:
 @pytest.mark.parametrize(("data", "_value"), VALUES)
 def test_value_that_has_not_come_in_whole_is_none(data: bytes, _value: Any) -> None:
     for end in range(len(data)):
-        with pytest.raises(_redis_wire._IncompleteError):
+        with pytest.raises(_resp._IncompleteError):
             parsed(data[:end])
 
 
@@ -272,6 +272,39 @@ def test_another_event_loop_asks_over_a_connection_of_its_own(scripted: Scripted
     asyncio.run(elsewhere())
     before, after = scripted.gets
     assert before != after
+
+
+def test_another_event_loop_asks_over_no_subscription_of_the_first(server: Server) -> None:
+    redis = pytest.importorskip("redis.asyncio")
+    other: Any = RedisStore(server.url, prefix=new_prefix())
+    other.end(Ending(handles=("h",), expires_at=9e9))
+    other.marks_since(0, limit=1)
+    other.close()  # the server knows the scripts, so that the client itself is not asked
+    client = redis.Redis.from_url(server.url, protocol=3)
+    store: Any = RedisStore(client, prefix=new_prefix())
+
+    async def follow() -> None:
+        while store.generation() is None:
+            await asyncio.sleep(0.01)
+
+    async def elsewhere() -> None:
+        assert (await store.end(Ending(handles=("h",), expires_at=9e9))).claimed
+        await store._server._lines.close()
+        await client.connection_pool.disconnect(inuse_connections=False)
+
+    async def end(held: Any) -> None:
+        for line in held:
+            line._transport.abort()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+            await asyncio.wait([task])
+
+    first = asyncio.new_event_loop()
+    first.run_until_complete(follow())
+    held = set(store._server._lines._held)
+    asyncio.run(elsewhere())
+    first.run_until_complete(end(held))
+    first.close()
 
 
 @BOTH
@@ -498,6 +531,175 @@ def test_subscription_that_speaks_no_known_language_is_made_anew(is_async: bool)
 
     asyncio.run(story())
     ours.close()
+
+
+@pytest.mark.parametrize(("protocol", "count"), [(3, 1), (2, 2)])
+def test_messages_come_over_the_connection_that_is_asked_if_it_can_bear_both(
+    server: Server, protocol: int, count: int
+) -> None:
+    redis = pytest.importorskip("redis.asyncio")
+    name = new_prefix()
+
+    async def story() -> None:
+        options = {"client_name": name, "protocol": protocol}
+        async with redis.Redis.from_url(server.url, **options) as client:
+            store: Any = RedisStore(client, prefix=name)
+            while store.generation() is None:
+                await asyncio.sleep(0.01)
+            before = store.generation()
+            assert (await store.end(Ending(handles=("h",), expires_at=9e9))).claimed
+            assert store.generation() not in (None, before)
+            assert connections(server, name) == count
+            await store.close()
+            assert not any(int(each["sub"]) for each in server.admin.client_list() if each["name"] == name)
+
+    asyncio.run(story())
+
+
+def connections(server: Server, name: str) -> int:
+    return sum(each["name"] == name for each in server.admin.client_list())
+
+
+class OneLine:
+    """A connection that is asked and subscribed, and what a test answers on it."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self.theirs.settimeout(20)
+        self.heard: list[bytes] = []
+
+    async def open(self) -> Any:
+        connection: Any = type("Connection", (), {})()
+        _, connection._writer = await asyncio.open_connection(sock=self._ours)
+        self._writer = connection._writer
+        self.line: Any = _redis_wire.HearingLine(connection, self.heard.append)
+        return self
+
+    async def ask(self, seconds: float = 20.0) -> Any:
+        return await self.line.ask(b"?", asyncio.get_running_loop().time() + seconds)
+
+    async def answered(self, *pieces: bytes) -> Any:
+        """Ask, and return what comes of it, once the pieces are there one by one."""
+        call = asyncio.ensure_future(self.ask())
+        await asyncio.sleep(0)
+        for piece in pieces:
+            self.theirs.sendall(piece)
+            await asyncio.sleep(0.01)
+        return await call
+
+    def close(self) -> None:
+        self._writer.transport.abort()
+        self.theirs.close()
+
+
+def message(text: bytes) -> bytes:
+    return b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$%d\r\n%b\r\n" % (len(text), text)
+
+
+def on_one_line(story: Callable[[OneLine], Any]) -> None:
+    async def run() -> None:
+        one = await OneLine().open()
+        try:
+            await story(one)
+        finally:
+            one.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (message(b"m") + b"$1\r\na\r\n",),
+        (b"$1\r\na\r\n" + message(b"m"),),
+        (message(b"m")[:5], message(b"m")[5:] + b"$1\r", b"\na\r\n"),
+        (b"$1\r\na\r\n" + message(b"m")[:9], message(b"m")[9:]),
+    ],
+)
+def test_answer_and_message_come_in_any_order(pieces: tuple[bytes, ...]) -> None:
+    async def story(one: OneLine) -> None:
+        assert await one.answered(*pieces) == b"a"
+        assert one.heard == [b"m"]
+        assert one.line.is_idle
+
+    on_one_line(story)
+
+
+def test_answer_that_looks_like_a_message_is_an_answer() -> None:
+    async def story(one: OneLine) -> None:
+        assert await one.answered(message(b"m").replace(b">", b"*")) == [b"message", b"c", b"m"]
+        assert one.heard == []
+
+    on_one_line(story)
+
+
+def test_call_that_is_cancelled_leaves_the_subscription_and_its_answer_is_nobodys() -> None:
+    async def story(one: OneLine) -> None:
+        call = asyncio.ensure_future(one.ask())
+        await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert not one.line.is_idle  # so nobody asks
+        one.theirs.sendall(b"$4\r\nlate\r\n")
+        while not one.line.is_idle:
+            await asyncio.sleep(0.001)
+        assert await one.answered(b"$1\r\na\r\n") == b"a"
+        one.theirs.sendall(message(b"m"))
+        while one.heard != [b"m"]:
+            await asyncio.sleep(0.001)
+
+    on_one_line(story)
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_call_without_an_answer_ends_the_subscription(is_cancelled: bool) -> None:
+    async def story(one: OneLine) -> None:
+        call = asyncio.ensure_future(one.ask(0.05))
+        await asyncio.sleep(0)
+        if is_cancelled:
+            call.cancel()
+        with pytest.raises(asyncio.CancelledError if is_cancelled else TimeoutError):
+            await call
+        with pytest.raises(ConnectionError):
+            await one.line.next(20)
+
+    on_one_line(story)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"$1\r\n?\r\n", b"+OK\r\n", b">0\r\n", b"-READONLY You can't write against a read only replica.\r\n"],
+)
+def test_subscription_ends_with_what_nobody_has_asked_for(said: bytes) -> None:
+    async def story(one: OneLine) -> None:
+        one.theirs.sendall(said)
+        with pytest.raises(ConnectionError):
+            await one.line.next(20)
+        with pytest.raises(NotAnsweredError):
+            await one.ask()
+
+    on_one_line(story)
+
+
+def test_subscription_ends_where_the_server_is_no_primary_any_more() -> None:
+    async def story(one: OneLine) -> None:
+        answer = await one.answered(b"-READONLY You can't write against a read only replica.\r\n")
+        assert answer.code == b"READONLY"
+        with pytest.raises(ConnectionError):
+            await one.line.next(20)
+
+    on_one_line(story)
+
+
+def test_subscription_goes_on_after_another_error() -> None:
+    async def story(one: OneLine) -> None:
+        answer = await one.answered(b"-OOM command not allowed\r\n")
+        assert answer.code == b"OOM"
+        assert one.line.is_idle
+
+    on_one_line(story)
 
 
 def test_app_goes_on_with_its_client_when_the_store_is_closed(server: Server) -> None:
