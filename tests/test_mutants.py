@@ -11,7 +11,8 @@ from tests.mutants import PACKAGE, ROOT, Fate, Mutant, StaleMutant, Verdict, jud
 from tests.mutants.__main__ import main
 
 MUTANTS = read_mutants()
-CONTRACTS = sorted((ROOT / PACKAGE / "testing").glob("*_contract.py"))  # whose tests others inherit
+TESTING = ROOT / PACKAGE / "testing"
+CONTRACTS = [*TESTING.glob("*_contract.py"), *TESTING.glob("*_contract/*.py")]  # whose tests others inherit
 THING = "def double(number):\n    return number + number\n\n\ndef same(number):\n    return number\n"
 TESTS = """
 import threading, pytest

@@ -1,437 +1,21 @@
-"""What every store must do, as pytest classes to subclass: yours gives a `store` fixture.
-
-Stores may be sync or async; an async `store` fixture runs in the event loop of its test.
-"""
+"""What a whole store must do: token caches, the session index, ended marks, the journal."""
 
 # ruff: noqa: S101, D102 - these are tests: they assert, and their names are their documentation.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any
 
-import anyio
-import anyio.to_thread
 import pytest
 
-from .._drive import MaybeAwaitable, settle
-from ..stores import (
-    Ended,
-    Ending,
-    Jti,
-    KeyMark,
-    Mark,
-    SessionIndex,
-    SessionRecord,
-    Store,
-    TokenCacheRows,
-    TokenCacheStore,
-)
-from ..stores.encryption import Encryption
-from ..stores.reencryption import reencrypt
-
-__all__ = ["Clock", "StoreContract", "TokenCacheRowsContract", "TokenCacheStoreContract"]
-
-T = TypeVar("T")
+from ..._drive import MaybeAwaitable, settle
+from ...stores import Ended, Ending, Jti, KeyMark, Mark, SessionIndex, SessionRecord, Store
+from .calls import CALLERS, Clock, at_once, bound, write
+from .token_caches import TokenCacheStoreContract
 
 _HOUR = 3_600.0
-_CALLERS = 8
-_LONG_SECONDS = 60
-_LIFETIME_SECONDS = 90 * 86_400.0
-_OLD, _NEW = "the old key of the tests, 32 bytes long", "the new key of the tests, 32 bytes long"
-_TOKENS = b'{"RefreshToken": {"key": {"secret": "a token"}}}'
-
-
-class Clock:
-    """A clock that stands still until it is set.
-
-    Args:
-        now: The time in seconds since 1970.
-    """
-
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        """Return the time in seconds since 1970."""
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        """Set the clock ahead, or back."""
-        self.now += seconds
-
-
-async def _at_once(calls: Sequence[Callable[[], MaybeAwaitable[T]]]) -> list[T]:
-    """Make calls at the same moment: of a sync store in as many threads, of an async one in as many tasks."""
-    start = threading.Barrier(len(calls))
-    threads = anyio.CapacityLimiter(len(calls))
-    answers: dict[int, T] = {}
-
-    def call_at_start(call: Callable[[], MaybeAwaitable[T]]) -> MaybeAwaitable[T]:
-        start.wait(timeout=_LONG_SECONDS)
-        return call()
-
-    async def answer(number: int) -> None:
-        said = await anyio.to_thread.run_sync(call_at_start, calls[number], limiter=threads)
-        answers[number] = await settle(said)
-
-    async with anyio.create_task_group() as callers:
-        for number in range(len(calls)):
-            callers.start_soon(answer, number)
-    return [answers[number] for number in range(len(calls))]
-
-
-class TokenCacheStoreContract:
-    """What a store of token caches must do: two methods, and no write is ever lost.
-
-    Subclass it with a `store` fixture that gives an empty store:
-
-        class TestMyStore(TokenCacheStoreContract):
-            @pytest.fixture
-            def store(self, tmp_path):
-                return MyStore(tmp_path / "caches")
-    """
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        """Return the event loop that the tests run in."""
-        return "asyncio"
-
-    @pytest.fixture
-    def store(self) -> Any:
-        """Return an empty store."""
-        raise NotImplementedError("give your subclass a `store` fixture that returns an empty store")
-
-    async def test_cache_that_was_never_written_is_absent(self, store: TokenCacheStore) -> None:
-        loaded = await settle(store.load("nobody"))
-        assert loaded.data is None
-        assert isinstance(loaded.version, str)
-
-    async def test_what_is_written_is_loaded_byte_for_byte(self, store: TokenCacheStore) -> None:
-        data = bytes(range(256)) * 2
-        assert await _write(store, "alice", data)
-        assert (await settle(store.load("alice"))).data == data
-
-    async def test_cache_of_a_megabyte_is_kept(self, store: TokenCacheStore) -> None:
-        data = b'{"AccessToken": "' + bytes(range(32, 127)) * 11_000 + b'"}'
-        assert len(data) > 1_000_000
-        assert await _write(store, "alice", data)
-        assert (await settle(store.load("alice"))).data == data
-
-    async def test_loading_changes_nothing(self, store: TokenCacheStore) -> None:
-        await _write(store, "alice", b"1")
-        assert await settle(store.load("alice")) == await settle(store.load("alice"))
-
-    async def test_save_over_another_save_is_refused(self, store: TokenCacheStore) -> None:
-        before = await settle(store.load("alice"))
-        assert await settle(store.replace("alice", before.version, b"first"))
-        after = await settle(store.load("alice"))
-        assert not await settle(store.replace("alice", before.version, b"second"))
-        assert await settle(store.load("alice")) == after
-
-    async def test_save_with_a_version_that_never_was_is_refused(self, store: TokenCacheStore) -> None:
-        assert not await settle(store.replace("nobody", "no such version", b"1"))
-        assert (await settle(store.load("nobody"))).data is None
-
-    async def test_version_of_one_key_is_not_that_of_another(self, store: TokenCacheStore) -> None:
-        await _write(store, "alice", b"1")
-        await _write(store, "bob", b"1")
-        alice, bob = await settle(store.load("alice")), await settle(store.load("bob"))
-        assert alice.version != bob.version
-        assert not await settle(store.replace("bob", alice.version, b"2"))
-
-    async def test_removed_cache_is_absent(self, store: TokenCacheStore) -> None:
-        await _write(store, "alice", b"1")
-        assert await _write(store, "alice", None)
-        assert (await settle(store.load("alice"))).data is None
-
-    async def test_save_after_a_removal_is_refused(self, store: TokenCacheStore) -> None:
-        await _write(store, "alice", b"1")
-        before = await settle(store.load("alice"))
-        await _write(store, "alice", None)
-        assert not await settle(store.replace("alice", before.version, b"late"))
-        assert (await settle(store.load("alice"))).data is None
-
-    async def test_first_save_after_another_save_and_its_removal_is_refused(
-        self, store: TokenCacheStore
-    ) -> None:
-        never_there = await settle(store.load("alice"))
-        await _write(store, "alice", b"1")
-        await _write(store, "alice", None)
-        assert not await settle(store.replace("alice", never_there.version, b"late"))
-        assert (await settle(store.load("alice"))).data is None
-
-    async def test_first_save_after_the_removal_of_nothing_is_refused(self, store: TokenCacheStore) -> None:
-        never_there = await settle(store.load("alice"))
-        assert await settle(store.replace("alice", never_there.version, None))
-        assert not await settle(store.replace("alice", never_there.version, b"late"))
-
-    async def test_removing_twice_is_no_error(self, store: TokenCacheStore) -> None:
-        await _write(store, "alice", b"1")
-        assert await _write(store, "alice", None)
-        assert await _write(store, "alice", None)
-        assert (await settle(store.load("alice"))).data is None
-
-    async def test_removed_cache_can_be_written_again(self, store: TokenCacheStore) -> None:
-        await _write(store, "alice", b"1")
-        await _write(store, "alice", None)
-        assert await _write(store, "alice", b"2")
-        assert (await settle(store.load("alice"))).data == b"2"
-
-    async def test_no_version_comes_twice(self, store: TokenCacheStore) -> None:
-        versions = [(await settle(store.load("alice"))).version]
-        for data in (b"same", b"same", None, None, b"same", None, b"same") * 3:
-            await _write(store, "alice", data)
-            versions.append((await settle(store.load("alice"))).version)
-        assert len(set(versions)) == len(versions)
-
-    async def test_keys_that_look_alike_are_kept_apart(self, store: TokenCacheStore) -> None:
-        keys = [
-            *(
-                "alice",
-                "Alice",
-                "ALICE",
-                "alice ",
-                " alice",
-                "alice%",
-                "alic_",
-                "a*",
-                "alice\\",
-                "'; --",
-                '"',
-            ),
-            *(
-                "é",
-                "e\u0301",
-                "ﬁ",
-                "fi",
-                "ß",
-                "ss",
-                "İ",
-                "i",
-                "\U0001f511",
-                "\U0001f510",
-                "\u200d",
-                "a/b",
-                "a:b",
-            ),
-            *("00000000-0000-0000-0000-000000000001.tid", "x" * 499 + "1", "x" * 499 + "2"),
-        ]
-        for number, key in enumerate(keys):
-            assert await _write(store, key, str(number).encode())
-        for number, key in enumerate(keys):
-            assert (await settle(store.load(key))).data == str(number).encode()
-
-    @pytest.mark.parametrize("key", ["", "alice\0", "alice\0bob", "\ud800", "\udfff alice"])
-    async def test_strange_key_is_kept_apart_or_is_a_value_error(
-        self, store: TokenCacheStore, key: str
-    ) -> None:
-        await _write(store, "alice", b"hers")
-        try:
-            written = await _write(store, key, b"strange")
-        except ValueError:
-            with pytest.raises(ValueError):  # noqa: PT011 - the words are the store's own
-                await settle(store.load(key))
-        else:
-            assert written
-            assert (await settle(store.load(key))).data == b"strange"
-        assert (await settle(store.load("alice"))).data == b"hers"
-
-    async def test_of_saves_at_once_only_one_is_written(self, store: TokenCacheStore) -> None:
-        for data in (b"1", None, b"2"):
-            version = (await settle(store.load("alice"))).version
-            names = [f"{data!r} {number}".encode() for number in range(_CALLERS)]
-            written = await _at_once([_bound(store.replace, "alice", version, name) for name in names])
-            assert sum(written) == 1
-            assert (await settle(store.load("alice"))).data == names[written.index(True)]
-            await _write(store, "alice", data)
-
-    async def test_no_write_among_many_is_lost(self, store: TokenCacheStore) -> None:
-        written = 0
-        while written < 3 * _CALLERS:
-            before = await settle(store.load("alice"))
-            count = str(int(before.data or b"0") + 1).encode()
-            calls = [_bound(store.replace, "alice", before.version, count) for _ in range(_CALLERS)]
-            written += sum(await _at_once(calls))
-            assert (await settle(store.load("alice"))).data == str(written).encode()
-
-
-async def _write(store: TokenCacheStore, key: str, data: bytes | None) -> bool:
-    loaded = await settle(store.load(key))
-    return await settle(store.replace(key, loaded.version, data))
-
-
-def _bound(
-    call: Callable[..., MaybeAwaitable[T]], *args: Any, **options: Any
-) -> Callable[[], MaybeAwaitable[T]]:
-    return lambda: call(*args, **options)
-
-
-class EncryptedStore(TokenCacheStore, TokenCacheRows, Protocol):
-    """A store whose rows can be gone over."""
-
-
-class TokenCacheRowsContract:
-    """What a store must do to be gone over row by row, and to keep token caches encrypted.
-
-    Subclass it with an `open_store` fixture that opens one and the same store, empty at first, with `encryption=`
-    and without, and with times from the `clock` fixture:
-
-        class TestMyStore(TokenCacheRowsContract):
-            @pytest.fixture
-            def open_store(self, clock, tmp_path):
-                return lambda encryption=None: MyStore(tmp_path / "caches", clock=clock, encryption=encryption)
-    """
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        """Return the event loop that the tests run in."""
-        return "asyncio"
-
-    @pytest.fixture
-    def clock(self) -> Clock:
-        """Return the clock that the store is to be given."""
-        return Clock()
-
-    @pytest.fixture
-    def open_store(self) -> Any:
-        """Return what opens the store."""
-        raise NotImplementedError(
-            "give your subclass an `open_store` fixture that returns what opens the store"
-        )
-
-    async def test_every_row_is_named_once_at_least_and_no_other(self, open_store: OpenStore) -> None:
-        store = open_store(None)
-        assert await _names(store) == []
-        for number in range(25):
-            await _write(store, str(number), str(number).encode())
-        await _write(store, "7", None)
-        found = {(await settle(store.load_row(row))).data for row in await _names(store)} - {None}
-        assert found == {str(number).encode() for number in range(25)} - {b"7"}
-
-    async def test_name_of_a_row_stays(self, open_store: OpenStore) -> None:
-        store = open_store(None)
-        await _write(store, "alice", b"1")
-        before = set(await _names(store))
-        await _write(store, "alice", b"2")
-        assert set(await _names(store)) == before
-        assert set(await _names(open_store(_encryption(_OLD)))) == before
-
-    async def test_row_has_the_version_of_its_cache(self, open_store: OpenStore) -> None:
-        store = open_store(None)
-        await _write(store, "alice", b"1")
-        (row,) = set(await _names(store))
-        assert await settle(store.load_row(row)) == await settle(store.load("alice"))
-
-    async def test_row_is_replaced_by_compare_and_swap(self, open_store: OpenStore) -> None:
-        store = open_store(None)
-        await _write(store, "alice", b"1")
-        (row,) = set(await _names(store))
-        before = await settle(store.load("alice"))
-        assert await settle(store.replace_row(row, before.version, b"2"))
-        after = await settle(store.load("alice"))
-        assert (after.data, after.version == before.version) == (b"2", False)
-        assert not await settle(store.replace_row(row, before.version, b"3"))
-        assert not await settle(store.replace("alice", before.version, b"3"))
-        assert await settle(store.load("alice")) == after
-
-    async def test_row_that_was_removed_is_not_brought_back(self, open_store: OpenStore) -> None:
-        store = open_store(None)
-        await _write(store, "alice", b"1")
-        (row,) = set(await _names(store))
-        before = await settle(store.load_row(row))
-        await _write(store, "alice", None)
-        removed = await settle(store.load_row(row))
-        assert removed.data is None
-        for version in (before.version, removed.version):
-            assert not await settle(store.replace_row(row, version, b"late"))
-        assert (await settle(store.load("alice"))).data is None
-
-    async def test_row_that_was_never_there_is_absent_and_cannot_be_replaced(
-        self, open_store: OpenStore
-    ) -> None:
-        store = open_store(None)
-        loaded = await settle(store.load_row("no such row"))
-        assert loaded.data is None
-        assert not await settle(store.replace_row("no such row", loaded.version, b"1"))
-
-    async def test_row_that_is_replaced_is_kept_for_no_longer(
-        self, open_store: OpenStore, clock: Clock
-    ) -> None:
-        store = open_store(None)
-        await _write(store, "alice", b"1")
-        (row,) = set(await _names(store))
-        clock.advance(_LIFETIME_SECONDS / 2)
-        assert await settle(store.replace_row(row, (await settle(store.load_row(row))).version, b"2"))
-        clock.advance(_LIFETIME_SECONDS / 2 + 1)
-        assert (await settle(store.load("alice"))).data is None
-
-    # Encryption
-
-    async def test_what_is_encrypted_stands_nowhere_in_clear(self, open_store: OpenStore) -> None:
-        store = open_store(_encryption(_OLD))
-        await _write(store, "alice", _TOKENS)
-        (row,) = set(await _names(store))
-        assert b"secret" not in ((await settle(store.load_row(row))).data or b"")
-        assert (await settle(store.load("alice"))).data == _TOKENS
-
-    async def test_blob_of_another_row_is_absent_there(self, open_store: OpenStore) -> None:
-        store = open_store(_encryption(_OLD))
-        await _write(store, "alice", _TOKENS)
-        (alice,) = set(await _names(store))
-        await _write(store, "bob", b"{}")
-        (bob,) = set(await _names(store)) - {alice}
-        moved, there = await settle(store.load_row(alice)), await settle(store.load_row(bob))
-        assert await settle(store.replace_row(bob, there.version, moved.data or b""))
-        assert (await settle(store.load("bob"))).data is None
-        assert (await settle(store.load("alice"))).data == _TOKENS
-
-    async def test_what_no_key_opens_is_absent_until_it_is_overwritten(self, open_store: OpenStore) -> None:
-        await _write(open_store(_encryption(_OLD)), "alice", _TOKENS)
-        store = open_store(_encryption(_NEW))
-        loaded = await settle(store.load("alice"))
-        assert loaded.data is None
-        assert not await settle(store.replace("alice", "no such version", b"1"))
-        assert await settle(store.replace("alice", loaded.version, b"2"))
-        assert (await settle(store.load("alice"))).data == b"2"
-
-    async def test_what_no_key_opens_can_be_removed(self, open_store: OpenStore) -> None:
-        await _write(open_store(_encryption(_OLD)), "alice", _TOKENS)
-        assert await _write(open_store(_encryption(_NEW)), "alice", None)
-        assert (await settle(open_store(_encryption(_OLD)).load("alice"))).data is None
-
-    async def test_keys_are_rotated_without_losing_a_cache(self, open_store: OpenStore) -> None:
-        await _write(open_store(None), "in clear", _TOKENS)
-        await _write(open_store(_encryption(_OLD)), "alice", _TOKENS)
-        await _write(open_store(_encryption(_NEW)), "bob", _TOKENS)
-        store = open_store(Encryption([_NEW, _OLD], clear="read"))
-        done = await reencrypt(store, batch=1)
-        assert (done.current, done.reencrypted, done.complete) == (1, 2, True)
-        rotated = open_store(_encryption(_NEW))
-        for key in ("in clear", "alice", "bob"):
-            assert (await settle(rotated.load(key))).data == _TOKENS
-
-
-OpenStore: TypeAlias = Callable[[Encryption | None], EncryptedStore]
-
-
-def _encryption(key: str) -> Encryption:
-    return Encryption([key])
-
-
-async def _names(store: TokenCacheRows) -> list[str]:
-    page = await settle(store.rows(limit=3))
-    names = [*page.names]
-    while page.after is not None:
-        page = await settle(store.rows(page.after, limit=3))
-        names += page.names
-    return names
 
 
 class StoreContract(TokenCacheStoreContract):
@@ -1016,7 +600,7 @@ class StoreContract(TokenCacheStoreContract):
         await settle(store.end(self.ending(handles=("x",), work=b"work", lease_seconds=0)))
         await settle(store.marks_since(0, limit=9))
         before = store.generation()
-        await _write(store, "alice", b"1")
+        await write(store, "alice", b"1")
         await settle(store.add(self.record("h", "a"), sign_in=True))
         await settle(store.join(self.record("h2", "a")))
         await settle(store.end(self.ending(found_by=("nobody's",), jti=Jti("jti", clock.now + _HOUR))))
@@ -1031,31 +615,31 @@ class StoreContract(TokenCacheStoreContract):
     async def test_of_endings_at_once_only_one_gets_the_jti(self, store: Store, clock: Clock) -> None:
         for round_number in range(5):
             jti = Jti(f"jti {round_number}", clock.now + _HOUR)
-            endings = [self.ending(handles=("h",), jti=jti, work=b"work") for _ in range(_CALLERS)]
-            ended = await _at_once([_bound(store.end, ending) for ending in endings])
+            endings = [self.ending(handles=("h",), jti=jti, work=b"work") for _ in range(CALLERS)]
+            ended = await at_once([bound(store.end, ending) for ending in endings])
             assert sum(each.claimed for each in ended) == 1
             assert await settle(store.open_rows()) == round_number + 1
 
     async def test_of_takers_at_once_each_gets_work_of_its_own(self, store: Store, clock: Clock) -> None:
-        for number in range(2 * _CALLERS):
+        for number in range(2 * CALLERS):
             await settle(store.end(self.ending(handles=("h",), work=str(number).encode())))
         clock.advance(_HOUR)
-        calls = [_bound(store.take, limit=3, lease_seconds=_HOUR) for _ in range(_CALLERS)]
-        taken = [row.row for rows in await _at_once(calls) for row in rows]
-        assert len(taken) == len(set(taken)) == 2 * _CALLERS
+        calls = [bound(store.take, limit=3, lease_seconds=_HOUR) for _ in range(CALLERS)]
+        taken = [row.row for rows in await at_once(calls) for row in rows]
+        assert len(taken) == len(set(taken)) == 2 * CALLERS
 
     async def test_session_that_ends_while_handles_join_it_is_dead_with_all_of_them(
         self, store: Store
     ) -> None:
         for round_number in range(5):
             session = f"s{round_number}"
-            records = [self.record(f"{session} h{number}", session) for number in range(_CALLERS)]
+            records = [self.record(f"{session} h{number}", session) for number in range(CALLERS)]
             await settle(store.add(records[0], sign_in=True))
             calls: list[Callable[[], MaybeAwaitable[Any]]] = [
-                _bound(store.join, record) for record in records[1:]
+                bound(store.join, record) for record in records[1:]
             ]
-            calls.insert(_CALLERS // 2, _bound(store.end, self.ending(sessions=(session,))))
-            await _at_once(calls)
+            calls.insert(CALLERS // 2, bound(store.end, self.ending(sessions=(session,))))
+            await at_once(calls)
             assert list(await settle(store.find("sub"))) == []
             for record in records:
                 await self._assert_dead(store, record.handle, session)
@@ -1066,30 +650,30 @@ class StoreContract(TokenCacheStoreContract):
         for round_number in range(5):
             key = f"sub {round_number}"
             records = [
-                self.record(f"{key} h{number}", f"{key} s{number}", keys=(key,)) for number in range(_CALLERS)
+                self.record(f"{key} h{number}", f"{key} s{number}", keys=(key,)) for number in range(CALLERS)
             ]
             calls: list[Callable[[], MaybeAwaitable[Any]]] = [
-                _bound(store.add, record, sign_in=True) for record in records
+                bound(store.add, record, sign_in=True) for record in records
             ]
-            calls.insert(_CALLERS // 2, _bound(store.end, self.ending(found_by=(key,))))
-            ended = {record.handle for record in (await _at_once(calls))[_CALLERS // 2].records}
+            calls.insert(CALLERS // 2, bound(store.end, self.ending(found_by=(key,))))
+            ended = {record.handle for record in (await at_once(calls))[CALLERS // 2].records}
             live = {record.handle for record in await settle(store.find(key))}
             assert ended | live == {record.handle for record in records}
             assert not ended & live
 
     async def test_sequence_numbers_of_endings_at_once_are_their_own(self, store: Store) -> None:
-        endings = [self.ending(handles=(f"h{number}",)) for number in range(_CALLERS)]
-        ended = await _at_once([_bound(store.end, ending) for ending in endings])
-        assert len({each.sequence for each in ended}) == _CALLERS
-        feed = await settle(store.marks_since(0, limit=2 * _CALLERS))
+        endings = [self.ending(handles=(f"h{number}",)) for number in range(CALLERS)]
+        ended = await at_once([bound(store.end, ending) for ending in endings])
+        assert len({each.sequence for each in ended}) == CALLERS
+        feed = await settle(store.marks_since(0, limit=2 * CALLERS))
         numbers = [mark.sequence for mark in feed.marks]
         assert numbers == sorted(set(numbers))
-        assert {mark.value for mark in feed.marks} == {f"h{number}" for number in range(_CALLERS)}
+        assert {mark.value for mark in feed.marks} == {f"h{number}" for number in range(CALLERS)}
 
     # Upkeep
 
     async def test_closed_store_opens_anew_with_all_that_it_held(self, store: Store, clock: Clock) -> None:
-        await _write(store, "alice", b"cache")
+        await write(store, "alice", b"cache")
         await settle(store.add(self.record("h"), sign_in=True))
         ended = await settle(store.end(self.ending(handles=("dead",), work=b"work")))
         epoch = (await settle(store.marks_since(0, limit=9))).epoch
