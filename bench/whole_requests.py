@@ -3,7 +3,8 @@
     python -m bench.whole_requests [--quick]
 
 Each ends a session of its own, which was signed in before. Beside them, on the same server, a view of Starlette's or
-Flask's that clears its session and redirects to the provider, as the samples for MSAL do. All requests come over
+Flask's that clears its session and redirects to the provider, as the samples for MSAL do; over Redis also one that
+makes a single round trip before, which says what no logout over Redis can do without. All requests come over
 connections of their own, as from browsers. All take turns; the A/A row shows what the figures are worth. Over Redis
 each user has a token cache in the store, too, and beside it stands the logout of `identity`, whose sessions
 Flask-Session keeps there with the token cache in them. Ends with 3 if a bound is broken.
@@ -67,6 +68,7 @@ END_SESSION = "https://login.microsoftonline.com/common/oauth2/v2.0/logout"
 ISS = claims_of(0)["iss"]
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 FRONT, BACK = "front-channel logout", "back-channel logout"
+ASKING = "the view, which asks the server once"
 IDENTITY = "logout of identity"
 IDENTITY_SIGN_IN, IDENTITY_LOGOUT = "/identity/sign-in", "/identity/logout"
 HALF = {"ratio": 0.5}
@@ -103,18 +105,22 @@ def asgi_site() -> Any:
         back = request.url_for("sign_in")
         return RedirectResponse(f"{END_SESSION}?post_logout_redirect_uri={back}", 303)
 
+    async def ask_and_clear(request: Request) -> Response:
+        await settle(logout.configuration.store.get("nobody"))
+        return await clear(request)
+
     async def cpu(request: Request) -> Response:
         return PlainTextResponse(str(time.process_time()))
 
-    routes = [Route("/sign-in", sign_in), Route("/clear", clear), Route("/cpu", cpu)]
+    views = {"/sign-in": sign_in, "/clear": clear, "/ask-and-clear": ask_and_clear, "/cpu": cpu}
+    routes = [Route(path, view) for path, view in views.items()]
     bare = Starlette(routes=routes, middleware=[SESSION])
     logout = configured(None)
     wrapped = asgi.LogoutMiddleware(bare, logout)
 
     async def site(scope: Any, receive: Any, send: Any) -> None:
-        await (bare if scope["type"] == "http" and scope["path"] == "/clear" else wrapped)(
-            scope, receive, send
-        )
+        is_bare = scope["type"] == "http" and scope["path"] in ("/clear", "/ask-and-clear")
+        await (bare if is_bare else wrapped)(scope, receive, send)
 
     return site
 
@@ -137,13 +143,18 @@ def wsgi_site() -> Any:
         back = url_for("sign_in", _external=True)
         return redirect(f"{END_SESSION}?post_logout_redirect_uri={back}", 303)
 
+    @app.get("/ask-and-clear")
+    def ask_and_clear() -> Any:
+        logout.configuration.store.get("nobody")
+        return clear()
+
     @app.get("/cpu")
     def cpu() -> str:
         return str(time.process_time())
 
     logout = configured(FlaskSession(app))
     bare = app.wsgi_app
-    sites = {"/clear": bare}
+    sites = {"/clear": bare, "/ask-and-clear": bare}
     if isinstance(logout.configuration.store, RedisStore):
         sites |= dict.fromkeys((IDENTITY_SIGN_IN, IDENTITY_LOGOUT), identity_app(os.environ["BENCH_STORE"]))
     wrapped = wsgi.LogoutMiddleware(bare, logout)
@@ -255,6 +266,10 @@ def cleared(_number: int, cookie: str) -> tuple[str, dict[str, Any]]:
     return "/clear", {"headers": {"Cookie": cookie}}
 
 
+def asked_and_cleared(_number: int, cookie: str) -> tuple[str, dict[str, Any]]:
+    return "/ask-and-clear", {"headers": {"Cookie": cookie}}
+
+
 def identity_logout(_number: int, cookie: str) -> tuple[str, dict[str, Any]]:
     return IDENTITY_LOGOUT, {"headers": {"Cookie": cookie}}
 
@@ -305,6 +320,8 @@ def main() -> int:
                     FRONT: server.way(front_channel, 200),
                     BACK: server.way(back_channel(keys), 200),
                 }
+                if store == "RedisStore":
+                    ways[ASKING] = server.way(asked_and_cleared, 303)
                 if (name, store) == ("gunicorn", "RedisStore"):
                     for again in ("", AGAIN):
                         ways[IDENTITY + again] = server.way(identity_logout, 302, IDENTITY_SIGN_IN)
