@@ -384,7 +384,8 @@ class Feed:
             with suppress(RuntimeError):  # a worker thread's call: the loop asks by itself
                 loop = asyncio.get_running_loop()
                 # In a context of its own: this request's would live for as long as it follows.
-                self._follower = loop.create_task(self.follow(), context=Context())
+                # Not by the loop's factory: an eager task would begin at once, and want the lock that is held here.
+                self._follower = asyncio.Task(self.follow(), loop=loop, context=Context())
 
     def stop(self) -> asyncio.Task[None] | None:
         """Stop following; return the task to wait for, if one was following."""

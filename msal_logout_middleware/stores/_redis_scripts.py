@@ -480,6 +480,11 @@ ASK = Script(
     _INDEX,
     _BEGUN,
     """
+    -- A write that changes nothing: a server that was the primary may be a replica by now, and know no more endings.
+    local refused = redis.pcall('ZREM', TIPS, '')
+    if type(refused) == 'table' and string.find(refused.err, 'READONLY', 1, true) then
+        return refused
+    end
     local epoch, sequence, tip = begun(ARGV[2], ARGV[3])
     local has_known = 1
     if ARGV[5] ~= '' then

@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, TypeVar
 
 from .._drive import MaybeAwaitable, run
@@ -34,6 +34,10 @@ class Server:
         self._client = _client(client_or_url, timeout_seconds) if self._is_ours else client_or_url
         if not callable(getattr(self._client, "execute_command", None)):
             raise TypeError("RedisStore needs a client of redis-py or valkey-py, or a URL")
+        if getattr(getattr(self._client, "connection_pool", None), "cache", None) is not None:
+            raise TypeError(
+                "RedisStore needs a client without cache_config: what it reads may change at any time"
+            )
         self._timeout = timeout_seconds
         self._wait_milliseconds = int(wait_seconds * 1000)
         self.is_async = hasattr(self._client, "__aenter__")
@@ -220,7 +224,9 @@ class Messages:
                 with suppress(NotAnsweredError):
                     self._listener = await self._lines.subscribe(channel, self._hear, until=until)
             if self._listener is None:
-                await self._begin_by_client(channel, timeout_seconds)
+                # A plain client's own timeouts hold; an asyncio one may have none, and would wait for ever.
+                async with asyncio.timeout(timeout_seconds) if self._server.is_async else nullcontext():
+                    await self._begin_by_client(channel, timeout_seconds)
         except Exception as error:  # any client's
             raise StoreError(_sentence(error)) from error
 

@@ -108,7 +108,7 @@ class _PlainLine:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.is_alone = True
-        self._values = Values()
+        self.values = Values()
         _ = connection._sock.recv
 
     def ask(self, command: bytes, _until: float) -> Any:
@@ -122,7 +122,7 @@ class _PlainLine:
             sock = self.connection._sock  # none, if somebody has closed it
             sock.sendall(command)
             while data := sock.recv(_AT_ONCE):
-                for answer in _answer(self._values, data, self._say):
+                for answer in _answer(self.values, data, self._say):
                     return answer
         except TimeoutError:
             raise
@@ -152,7 +152,7 @@ class _LoopLine(asyncio.Protocol):
         self.connection = connection
         self.is_alone = True
         """Whether the server has said nothing of its own accord."""
-        self._values = Values()
+        self.values = Values()
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[Any] | None = None
         self._until = 0.0
@@ -190,7 +190,7 @@ class _LoopLine(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            for answer in _answer(self._values, data, self._say):
+            for answer in _answer(self.values, data, self._say):
                 self._end(answer)
         except Exception:  # whatever cannot be read: the client is to ask, over another connection
             self._fail(NotAnsweredError)
@@ -225,9 +225,9 @@ class _LoopLine(asyncio.Protocol):
             self._timer.cancel()
 
     def cut(self) -> Any:
-        """Close the connection at once."""
+        """Close the connection at once; a call that is on it gets no plain answer."""
+        self._fail(NotAnsweredError)
         self.leave()
-        self._transport.abort()
         return self.connection.disconnect(nowait=True)
 
 
@@ -307,7 +307,7 @@ class Lines:
             self._most = min(_MOST_HELD, getattr(self._pool, "max_connections", 0) // _OF_THE_POOL)
             self._wants_a_name = _wants_a_name(take)
         self._owner: Any = None  # the process, or the event loop, that the connections are of
-        self._held: set[_Line] = set()
+        self._held: set[object] = set()
         self._free: list[tuple[float, _Line]] = []
         self._hearing: HearingLine | None = None
 
@@ -337,7 +337,7 @@ class Lines:
         except BaseException:  # cancelled ones as well: the answer may still come
             await self._give_back(line, whole=False)
             raise
-        if line.is_alone and not isinstance(answer, Refusal):
+        if line.is_alone and not isinstance(answer, Refusal) and line in self._held:
             self._free.append((held_until, line))
             return answer
         # What the server says of its own accord is for the client to hear, on its next connection.
@@ -347,7 +347,7 @@ class Lines:
         return answer
 
     async def subscribe(self, channel: bytes, hear: Hear, *, until: float) -> HearingLine | None:
-        """Subscribe to a channel on a connection that is asked from now on; `None`: no connection can bear both.
+        """Subscribe to a channel on a connection that is asked from now on; `None`: none of the client's can bear both.
 
         Args:
             channel: Its name.
@@ -356,22 +356,22 @@ class Lines:
 
         Raises:
             TimeoutError: There was no answer in time.
+            NotAnsweredError: There was no plain one, or there is no connection to be held.
             Exception: Any of the client's: it could not connect.
         """
         self._forget_others()
-        if not self._is_async or len(self._held) >= self._most:
+        if not self._is_async:
             return None
-        line = await self._new(until, lambda connection: HearingLine(connection, hear))
-        self._held.add(line)
+        line = await self._one_more(until, lambda connection: HearingLine(connection, hear))
         answer: Any = None
+        # With the other protocol a connection does one of them.
+        bears_both = str(getattr(line.connection, "protocol", 2)) == "3"
         try:
-            if (
-                str(getattr(line.connection, "protocol", 2)) == "3"
-            ):  # with the other a connection does one of them
+            if bears_both:
                 answer = await line.ask(packed("SUBSCRIBE", channel), until)
         finally:
-            if not isinstance(answer, Push):
-                await self._give_back(line, whole=answer is None and line.is_idle)
+            if not isinstance(answer, Push):  # once asked, it may be subscribed, though nobody has the answer
+                await self._give_back(line, whole=not bears_both)
         self._hearing = line if isinstance(answer, Push) else None
         return self._hearing
 
@@ -396,10 +396,19 @@ class Lines:
             if time.monotonic() < held_until:
                 return held_until, line
             await self._give_back(line)
-        if len(self._held) >= self._most:
-            raise NotAnsweredError
-        self._held.add(line := await self._new(until, _LoopLine if self._is_async else _PlainLine))
+        line = await self._one_more(until, _LoopLine if self._is_async else _PlainLine)
         return time.monotonic() + HELD_SECONDS, line
+
+    async def _one_more(self, until: float, make: Callable[[Any], _L]) -> _L:
+        held, place = self._held, object()
+        held.add(place)  # from now on: others would take more than the pool's quarter meanwhile
+        try:
+            if len(held) > self._most:
+                raise NotAnsweredError
+            held.add(line := await self._new(until, make))
+        finally:
+            held.discard(place)
+        return line
 
     async def _new(self, until: float, make: Callable[[Any], _L]) -> _L:
         pool: Any = self._pool
@@ -412,24 +421,27 @@ class Lines:
         try:
             return make(connection)
         except AttributeError as error:
-            self._most = 0
+            if getattr(connection, "_writer" if self._is_async else "_sock", self) is not None:
+                self._most = 0  # it is of an unknown kind; else somebody has closed it meanwhile
             await self._awaited(pool.release(connection))
             raise NotAnsweredError from error
 
     async def _give_back(self, line: _Line, *, whole: bool = True) -> None:
         """Give a connection back to its pool; one that may owe something is closed before."""
         self._held.discard(line)
-        with suppress(Exception):  # any client's: the pool does not know it any more
-            if whole:
+        with suppress(Exception):  # any client's: it is closed already
+            if whole and line.is_alone and not line.values.rest:
                 line.leave()
             else:
                 await self._awaited(line.cut())
+        with suppress(Exception):  # any client's: the pool does not know it any more
             await self._awaited(self._pool.release(line.connection))
 
     async def close(self) -> None:
         """Give all back that no call is on, and end the subscription."""
         if self._hearing is not None:
             await self.unsubscribe(self._hearing)
+        self._held = set()  # a call's own line goes back when it is answered
         while self._free:
             with suppress(IndexError):
                 await self._give_back(self._free.pop()[1])

@@ -93,12 +93,13 @@ class Values:
     """The values that a connection sends, as its bytes come in."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.rest = b""
+        """What has come in of a value that is not whole."""
 
     @property
     def may_owe_an_answer(self) -> bool:
         """Whether a value has begun that the server was asked for, and has not come in whole."""
-        return self._rest[:1] not in (b"", _A_PUSH)
+        return self.rest[:1] not in (b"", _A_PUSH)
 
     def of(self, data: bytes) -> Iterator[Any]:
         """Take in more bytes, and yield the values that are whole by now.
@@ -107,12 +108,12 @@ class Values:
             NotAnsweredError: One is of a type that nothing of ours is answered with.
             ValueError: It is no RESP.
         """
-        data, at = self._rest + data if self._rest else data, 0
-        self._rest = b""
+        data, at = self.rest + data if self.rest else data, 0
+        self.rest = b""
         while at < len(data):
             try:
                 value, at = parsed(data, at)
             except _IncompleteError:
-                self._rest = data[at:]
+                self.rest = data[at:]
                 return
             yield value

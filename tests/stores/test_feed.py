@@ -6,6 +6,7 @@ import asyncio
 import os
 import queue
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -510,6 +511,31 @@ def test_follower_starts_with_the_first_request(store: Store) -> None:
     assert following.feed.generation() is None
     until(following.is_followed)
     following.feed.stop()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are never eager before Python 3.12")
+def test_follower_that_begins_at_once_does_not_stop_the_event_loop() -> None:
+    class Away:
+        is_async = True
+
+        async def subscribe(self) -> Any:
+            raise StoreError("away")
+
+        async def ask(self, *_: Any) -> Any:
+            raise AssertionError
+
+    async def story() -> None:
+        factory: Any = asyncio.eager_task_factory  # type: ignore[attr-defined,unused-ignore]
+        asyncio.get_running_loop().set_task_factory(factory)
+        feed = Feed(Away(), bound_seconds=BOUND)
+        assert feed.generation() is None
+        await asyncio.sleep(0)
+        feed.stop()
+
+    thread = threading.Thread(target=lambda: asyncio.run(story()), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 def test_follower_hears_of_an_ending(following: Following) -> None:

@@ -373,8 +373,13 @@ def test_worker_whose_subscription_was_cut_is_in_step_again(
 def test_foreign_message_tells_nothing(own_server: Server, workers: tuple[Any, Any], prefix: str) -> None:
     one, other = workers
     before = other.generation()
-    for message in (b"\xff", b"{}", b"[]", b'["e", "1", "x", "2", "y", [["q", "", "", "", ""]]]'):
+    messages = (
+        *(b"\xff", b"{}", b"[]", b"[" * 100_000),
+        *(b'["e", "1", "x", "2", "y", [["q", "", "", "", ""]]]', b'["e", Infinity, "x", "2", "y", []]'),
+    )
+    for message in messages:
         own_server.admin.publish(f"{{{prefix}}}:endings", message)
+        assert other._hear(message) is None
     assert other.generation() == before
     end(one, "h")
     until(hears(other, "h"))
@@ -551,6 +556,40 @@ def replica(own_server: Server) -> Iterator[Server]:
     with serving("--replicaof", "127.0.0.1", str(own_server.port)) as server:
         until(lambda: server.admin.info("replication")["master_link_status"] == "up")
         yield server
+
+
+def test_server_that_is_no_primary_any_more_is_not_vouched_for(
+    own_server: Server, make: Callable[..., Any]
+) -> None:
+    """It answers still, and knows no new ending; nobody has cut its connections."""
+    store = worker(own_server, make, bound_seconds=1)
+    end(store, "h")
+    until(hears(store, "h"))
+    own_server.admin.execute_command("REPLICAOF", "127.0.0.1", 1)  # where nobody is
+    until(lambda: store.generation() is None)
+    with pytest.raises(StoreError, match="is a replica"):
+        store.marks_since(0, limit=9)
+    own_server.admin.execute_command("REPLICAOF", "NO", "ONE")
+    until(hears(store, "h"))
+
+
+def test_asyncio_worker_does_not_vouch_for_a_server_that_is_no_primary_any_more(
+    own_server: Server, prefix: str
+) -> None:
+    async def story() -> None:
+        async with asyncio_client(own_server) as client:
+            store: Any = RedisStore(client, prefix=prefix)
+            while store.generation() is None:
+                await asyncio.sleep(0.01)
+            own_server.admin.execute_command("REPLICAOF", "127.0.0.1", 1)
+            while store.generation() is not None:
+                await asyncio.sleep(0.01)
+            own_server.admin.execute_command("REPLICAOF", "NO", "ONE")
+            while store.generation() is None:
+                await asyncio.sleep(0.01)
+            await store.close()
+
+    asyncio.run(asyncio.wait_for(story(), 60))
 
 
 def test_sign_out_that_a_replica_has_is_finished(

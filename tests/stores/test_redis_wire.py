@@ -319,6 +319,19 @@ def test_second_answer_to_one_call_is_not_given_to_the_next_one(
 
 
 @BOTH
+def test_connection_on_which_something_has_begun_does_not_go_back_to_the_apps_pool(
+    scripted: Scripted, ask: Any, is_async: bool
+) -> None:
+    """Where the app's own next command would be answered by the rest of it."""
+    asker = ask(scripted.url, is_async)
+    scripted.answers = [b"$1\r\na\r\n>2\r\n$6\r\nMOV", b"$1\r\nb\r\n"]
+    assert asker.get() == b"a"
+    asker.run(asker.server.drive(asker.server._lines.close()))
+    assert asker.get() == b"b"
+    assert scripted.gets == [1, 2]
+
+
+@BOTH
 @pytest.mark.parametrize("answer", [b"what\r\n", b"$x\r\n", b"*1\r\n%0\r\n", b"#t\r\n", b"*9\r\n-\r\n*z\r\n"])
 def test_what_cannot_be_read_has_the_client_asked_over_another_connection(
     scripted: Scripted, ask: Any, is_async: bool, answer: bytes
@@ -391,6 +404,90 @@ def test_connections_go_back_to_their_pool_after_a_while_and_at_the_end(
     assert released[0] is released[1]  # the pool has it checked, and gave it again
     asker.get()
     assert scripted.connections == 1
+
+
+@BOTH
+def test_many_calls_at_once_hold_a_quarter_of_the_pool_at_most(server: Server, is_async: bool) -> None:
+    module = pytest.importorskip("redis.asyncio" if is_async else "redis")
+    client = module.Redis.from_url(server.url, max_connections=8)
+    store: Any = RedisStore(client, prefix=new_prefix(), timeout_seconds=60)
+
+    def call(number: int) -> None:
+        with suppress(StoreError):  # too many connections, by the client
+            store.get(f"h{number}")
+
+    async def story() -> None:
+        calls = (store.get(f"h{number}") for number in range(8))
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert len(store._server._lines._held) == 2
+        assert await client.ping()
+        await store.close()
+        await getattr(client, "aclose", client.close)()
+
+    if is_async:
+        asyncio.run(story())
+        return
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(call, range(64)))
+    assert len(store._server._lines._held) <= 2
+    assert client.ping()
+    store.close()
+    client.close()
+
+
+def test_connection_that_a_call_is_on_goes_back_though_the_store_is_closed_meanwhile(
+    scripted: Scripted,
+) -> None:
+    redis = pytest.importorskip("redis.asyncio")
+
+    async def story() -> None:
+        async with redis.Redis.from_url(scripted.url) as client:
+            store: Any = RedisStore(client, timeout_seconds=60)
+            scripted.answers = [None]
+            call = asyncio.ensure_future(store._server.read("GET", "x"))
+            while not scripted.gets:
+                await asyncio.sleep(0.001)
+            await store.close()
+            scripted.late.set()
+            assert await call == b"late"
+            assert (store._server._lines._free, store._server._lines._held) == ([], set())
+
+    asyncio.run(story())
+
+
+@BOTH
+def test_connection_that_somebody_closes_at_once_does_not_end_direct_calls_for_good(
+    scripted: Scripted, ask: Any, is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asker = ask(scripted.url, is_async)
+    pool = asker.client.connection_pool
+    take = pool.get_connection
+
+    async def take_async(*args: Any) -> Any:
+        connection = await take(*args)
+        await connection.disconnect()
+        return connection
+
+    def take_plain(*args: Any) -> Any:
+        connection = take(*args)
+        connection.disconnect()
+        return connection
+
+    scripted.answers = [b"$1\r\na\r\n", b"$1\r\nb\r\n"]
+    with monkeypatch.context() as patched:
+        patched.setattr(pool, "get_connection", take_async if is_async else take_plain)
+        assert asker.get() == b"a"  # by the client
+    assert asker.free == []
+    assert asker.get() == b"b"
+    assert len(asker.free) == 1
+
+
+def test_client_that_caches_what_it_reads_is_refused() -> None:
+    redis = pytest.importorskip("redis")
+    cache = pytest.importorskip("redis.cache")
+    client = redis.Redis(protocol=3, cache_config=cache.CacheConfig())
+    with pytest.raises(TypeError, match="without cache_config"):
+        RedisStore(client)
 
 
 @BOTH
@@ -570,7 +667,7 @@ class OneLine:
         self.heard: list[bytes] = []
 
     async def open(self) -> Any:
-        connection: Any = type("Connection", (), {})()
+        connection: Any = type("Connection", (), {"disconnect": lambda *_, **__: None})()
         _, connection._writer = await asyncio.open_connection(sock=self._ours)
         self._writer = connection._writer
         self.line: Any = _redis_wire.HearingLine(connection, self.heard.append)
@@ -651,6 +748,70 @@ def test_call_that_is_cancelled_leaves_the_subscription_and_its_answer_is_nobody
             await asyncio.sleep(0.001)
 
     on_one_line(story)
+
+
+def test_call_that_is_made_when_the_subscription_is_ended_is_for_the_client() -> None:
+    async def story(one: OneLine) -> None:
+        call = asyncio.ensure_future(one.ask())
+        await asyncio.sleep(0)
+        one.line.cut()
+        with pytest.raises(NotAnsweredError):
+            await asyncio.wait_for(call, 20)
+
+    on_one_line(story)
+
+
+def test_connection_is_closed_whose_subscription_nobody_waited_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would go back to the app's pool, and what it hears would be taken for the app's."""
+    redis = pytest.importorskip("redis.asyncio")
+    name = new_prefix()
+    end = _redis_wire.HearingLine._end
+    following: list[asyncio.Task[Any]] = []
+
+    def end_and_cancel(line: Any, answer: Any) -> None:
+        end(line, answer)
+        if following:
+            following.pop().cancel()  # which does not know the answer yet
+
+    monkeypatch.setattr(_redis_wire.HearingLine, "_end", end_and_cancel)
+
+    async def story() -> None:
+        async with redis.Redis.from_url(server.url, client_name=name, protocol=3) as client:
+            store: Any = RedisStore(client, prefix=name)
+            task = asyncio.ensure_future(store._server.subscribe(b"c", print))
+            following.append(task)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            while any(int(each["sub"]) for each in server.admin.client_list() if each["name"] == name):
+                await asyncio.sleep(0.001)
+            assert store._server._lines._held == set()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def test_subscription_by_a_client_that_hangs_is_given_up_in_time(server: Server) -> None:
+    redis = pytest.importorskip("redis.asyncio")
+
+    class Never:
+        async def subscribe(self, *_: Any) -> None:
+            await asyncio.Event().wait()
+
+        async def aclose(self) -> None:
+            """Close nothing."""
+
+    class Own(redis.Redis):
+        def pubsub(self, **_: Any) -> Any:
+            return Never()
+
+    async def story() -> None:
+        async with Own.from_url(server.url, max_connections=3) as client:
+            store: Any = RedisStore(client, timeout_seconds=0.2, wait_seconds=0.1)
+            with pytest.raises(StoreError, match="in time"):
+                await store._server.subscribe(b"c", print)
+
+    asyncio.run(asyncio.wait_for(story(), 20))
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
