@@ -267,6 +267,9 @@ class Histories(RuleBasedStateMachine):
         if here is not None:
             here.is_known = True
             self._end([here], died)
+        elif died not in (None, "before the mark"):
+            # The worker met a session that had ended, which it did not know, and began to end it once more.
+            self.unfinished |= {login.user for login in self.logins if login.browser is browser}
 
     @rule(user=users, worker=workers, sid=choices, dies=deaths, iss=st.booleans(), with_cookie=choices)
     def front_channel(
