@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations as Alembic
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 
 from msal_logout_middleware._drive import settle
 from msal_logout_middleware.errors import StoreError
@@ -262,6 +263,90 @@ def test_record_that_is_renewed_while_it_is_swept_keeps_its_keys(
     assert store.find("sub") == [a_record()]
 
 
+def after_select(
+    store: SQLAlchemyStore, table: str, then: Callable[[], object], *, look: int = 1
+) -> list[Any]:
+    """Do something once, between a store's look at a table and its next statement; return what it returned."""
+    returned: list[Any] = []
+    looks = count(1)
+
+    @event.listens_for(store._engine, "after_cursor_execute")
+    def after(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        is_look = statement.startswith("SELECT") and f"FROM {table}" in " ".join(statement.split())
+        if is_look and next(looks) == look:
+            returned.append(then())
+
+    return returned
+
+
+CLAIM = Ending(found_by=("nobody's",), expires_at=9e9, jti=Jti("jti", 9e9))
+CLAIM_THAT_EXPIRES = replace(CLAIM, jti=Jti("jti", 1010.0))
+
+
+@pytest.mark.parametrize(
+    ("table", "made", "renewed", "stays"),
+    [
+        (
+            "token_caches",
+            lambda store: write(store, b"1"),
+            lambda store: write(store, b"2"),
+            lambda store: store.load("alice").data == b"2",
+        ),
+        (
+            "records",
+            lambda store: store.add(a_record(expires_at=1010.0), sign_in=True),
+            lambda store: store.join(a_record()),
+            lambda store: list(store.find("sub")) == [a_record()] == [store.get("h")],
+        ),
+        (
+            "jtis",
+            lambda store: store.end(CLAIM_THAT_EXPIRES).claimed,
+            lambda store: store.end(CLAIM).claimed,
+            lambda store: not store.end(CLAIM).claimed,
+        ),
+    ],
+    ids=["token cache", "record", "jti"],
+)
+def test_what_is_renewed_after_the_sweep_has_looked_stays(
+    table: str,
+    made: Callable[[SQLAlchemyStore], bool],
+    renewed: Callable[[SQLAlchemyStore], bool],
+    stays: Callable[[SQLAlchemyStore], bool],
+    database: Database,
+    make: Make,
+    prefix: str,
+) -> None:
+    clock = Clock(1000.0)
+    store, other = (make(database.url(), clock=clock, token_cache_lifetime_seconds=10) for _ in range(2))
+    assert made(store)
+    other.load("bob")
+    clock.now = 1010.0 + HOUR
+    did = after_select(store, f"{prefix}{table}", lambda: renewed(other))
+    assert store.sweep() == 0
+    assert did == [True]
+    assert stays(other)
+
+
+def test_jti_that_is_claimed_anew_while_it_is_swept_is_granted_once(
+    database: Database, make: Make, threads: ThreadPoolExecutor, prefix: str
+) -> None:
+    clock = Clock(1000.0)
+    store, other = (make(database.url(), clock=clock) for _ in range(2))
+    assert store.end(CLAIM_THAT_EXPIRES).claimed
+    other.load("bob")
+    clock.now = 1010.0 + HOUR
+
+    def swept() -> Future[int]:
+        sweep = threads.submit(other.sweep)
+        until(lambda: sweep.done() or database.waiting())
+        return sweep
+
+    did = after_select(store, f"{prefix}jtis", swept)
+    assert store.end(CLAIM).claimed
+    assert did[0].result(LONG_SECONDS) == 0
+    assert not other.end(CLAIM).claimed
+
+
 # The tables
 
 
@@ -441,6 +526,45 @@ def test_those_who_record_do_not_wait_for_each_other(database: Database, make: M
     with store._transactions.begin() as connection:
         store._operations.add(connection, a_record(), sign_in=True)
         assert other.add(a_record("h2", "s2"), sign_in=True)
+
+
+def test_token_cache_is_not_saved_between_the_look_of_an_ending_and_its_removal(
+    database: Database, make: Make, threads: ThreadPoolExecutor, prefix: str
+) -> None:
+    store, other = make(database.url()), make(database.url())
+    write(store, b"1")
+    store.add(a_record(cache="alice"), sign_in=True)
+    version = other.load("alice").version
+
+    def saved() -> Future[bool]:
+        save = threads.submit(other.replace, "alice", version, b"2")
+        until(lambda: save.done() or database.waiting())
+        return save
+
+    did = after_select(store, f"{prefix}token_caches", saved)
+    ended = store.end(Ending(handles=("h",), expires_at=9e9, drops=True))
+    assert ended.dropped == {"h": b"1"}
+    assert did[0].result(LONG_SECONDS) is False
+    assert other.load("alice").data is None
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_work_is_leased_once_though_another_takes_it_after_a_look(
+    look: int, database: Database, make: Make, threads: ThreadPoolExecutor, prefix: str
+) -> None:
+    store, other = make(database.url()), make(database.url())
+    store.end(Ending(handles=("h",), expires_at=9e9, work=b"work", lease_seconds=0))
+    other.load("alice")
+
+    def taken() -> Future[Any]:
+        take = threads.submit(other.take, limit=9, lease_seconds=60)
+        until(lambda: take.done() or database.waiting())
+        return take
+
+    did = after_select(store, f"{prefix}journal", taken, look=look)
+    mine = store.take(limit=9, lease_seconds=60)
+    theirs = did[0].result(LONG_SECONDS)
+    assert (len(mine), len(theirs)) == ((0, 1) if look == 1 else (1, 0))
 
 
 # Collisions
