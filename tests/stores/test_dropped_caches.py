@@ -291,6 +291,7 @@ def test_cache_that_is_not_there_cannot_be_saved_by_who_began_before(store: Any)
 def test_records_do_not_tell_where_the_cache_is(store: Any) -> None:
     store.add(*records_of(1, cache="cache of ann"), sign_in=True)
     assert store.get("h0").cache in (None, "cache of ann")
+    assert [record.cache for record in store.find("sub")] in ([None], ["cache of ann"])
     (record,) = end(store, handles=("h0",)).records
     assert record.cache in (None, "cache of ann")
 

@@ -567,6 +567,24 @@ def test_work_is_leased_once_though_another_takes_it_after_a_look(
     assert (len(mine), len(theirs)) == ((0, 1) if look == 1 else (1, 0))
 
 
+def test_work_whose_lease_has_run_out_comes_before_what_is_newer(database: Database, make: Make) -> None:
+    store = make(database.url())
+    for work in (b"1", b"2", b"3"):
+        store.end(Ending(handles=("h",), expires_at=9e9, work=work, lease_seconds=0))
+    for _ in range(2):
+        assert [row.work for row in store.take(limit=2, lease_seconds=0)] == [b"1", b"2"]
+
+
+def test_clock_that_is_set_far_back_does_not_hold_up_what_was_taken(database: Database, make: Make) -> None:
+    clock = Clock(1000.0)
+    store = make(database.url(), clock=clock)
+    store.end(Ending(handles=("h",), expires_at=9e9, work=b"work", lease_seconds=0))
+    clock.now += 24 * HOUR
+    assert len(store.take(limit=9, lease_seconds=9)) == 1
+    clock.now -= 24 * HOUR
+    assert len(store.take(limit=9, lease_seconds=9)) == 1
+
+
 # Collisions
 
 
