@@ -27,6 +27,7 @@ from msal_logout_middleware._drive import settle
 from msal_logout_middleware.errors import StoreError
 from msal_logout_middleware.stores import Ending, Jti, KeyMark, SessionRecord
 from msal_logout_middleware.stores import sqlalchemy as sqlalchemy_module
+from msal_logout_middleware.stores._feed import Tip
 from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore, Tables, migration
 from msal_logout_middleware.stores.sqlalchemy._operations import Pending
 from msal_logout_middleware.testing.store_contract import Clock
@@ -1008,6 +1009,20 @@ def test_backup_that_has_as_many_endings_by_now_is_noticed_as_well(
     store.end(Ending(handles=("another",), expires_at=9e9))
     until(lambda: other.marks_since(0, limit=9).epoch != life)
     assert [mark.value for mark in other.marks_since(0, limit=9).marks] == ["before", "another"]
+
+
+def test_ending_of_the_same_number_in_another_life_is_not_the_one_that_is_known(
+    store: SQLAlchemyStore, postgresql: PostgreSQL, prefix: str
+) -> None:
+    for handle in ("h1", "h2", "h3"):
+        store.end(Ending(handles=(handle,), expires_at=9e9))
+    ((name,),) = postgresql.execute(f"SELECT tip FROM {prefix}tips WHERE sequence = 2")
+    with store._statements.connect() as connection:
+        known = [
+            store._operations.ask(connection, Tip(*tip), None, 1).has_known
+            for tip in ((2, name), (2, "another"), (1, name))
+        ]
+    assert known == [True, False, False]
 
 
 def test_tip_that_is_long_past_is_still_known_for_ten_minutes(make: Make) -> None:
