@@ -628,10 +628,10 @@ def test_deadlocks_without_end_are_an_error_and_change_nothing(
     assert store.end(Ending(handles=("h",), expires_at=9e9, jti=Jti("jti", 9e9))).claimed
 
 
-def lose_first_commit(monkeypatch: pytest.MonkeyPatch, store: SQLAlchemyStore) -> None:
-    """Let the connection break when the first commit is done, before its answer comes."""
+def lose_commits(monkeypatch: pytest.MonkeyPatch, store: SQLAlchemyStore, times: int = 1) -> None:
+    """Let the connection break when each of the first commits is done, before its answer comes."""
     dialect = store._engine.dialect
-    commit, losses = dialect.do_commit, iter([True])
+    commit, losses = dialect.do_commit, iter([True] * times)
 
     def do_commit(connection: Any) -> None:
         commit(connection)
@@ -646,7 +646,7 @@ def test_ending_whose_commit_was_not_answered_is_not_taken_for_another_s(
     store: SQLAlchemyStore, postgresql: PostgreSQL, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.add(a_record(), sign_in=True)
-    lose_first_commit(monkeypatch, store)
+    lose_commits(monkeypatch, store)
     ended = store.end(Ending(handles=("h",), expires_at=9e9, work=b"work", jti=Jti("jti", 9e9)))
     assert ended.claimed
     assert [record.handle for record in ended.records] == ["h"]
@@ -659,17 +659,30 @@ def test_ending_by_a_key_whose_commit_was_not_answered_tells_what_it_has_ended(
     store: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.add(a_record(), sign_in=True)
-    lose_first_commit(monkeypatch, store)
+    lose_commits(monkeypatch, store)
     ended = store.end(Ending(found_by=("sub",), expires_at=9e9, work=b"work"))
     assert [record.handle for record in ended.records] == ["h"]
     assert ended.row is not None
+
+
+def test_worker_that_got_no_answer_to_its_ending_is_not_sure_any_more(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlalchemy_module, "_FIRST_WAIT_SECONDS", 0.0)
+    store = make(listens=False, bound_seconds=120, beat_seconds=60)
+    in_step(store)
+    lose_commits(monkeypatch, store, 8)
+    with pytest.raises(StoreError, match="closed the connection"):
+        store.end(DEAD)
+    assert store.generation() is None
+    assert [mark.value for mark in store.marks_since(0, limit=9).marks] == ["h"]
 
 
 def test_jti_whose_claim_was_not_answered_is_not_taken_for_a_replay(
     store: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.load("alice")
-    lose_first_commit(monkeypatch, store)
+    lose_commits(monkeypatch, store)
     ending = Ending(found_by=("nobody's",), expires_at=9e9, jti=Jti("jti", 9e9))
     assert store.end(ending).claimed
     assert not store.end(ending).claimed
