@@ -203,6 +203,14 @@ def test_workers_share_all_that_the_store_holds(store: SQLAlchemyStore, other: S
     assert other.end(DEAD).sequence > ended.sequence
 
 
+def test_marks_on_a_handle_and_on_a_key_of_the_same_name_are_two(store: SQLAlchemyStore) -> None:
+    store.end(Ending(keys=(KeyMark("sub", 5.0),), expires_at=9e9))
+    assert store.add(a_record("sub", "sub", keys=()), sign_in=True)
+    store.end(Ending(handles=("sub",), expires_at=9e9))
+    assert not store.add(a_record(), sign_in=False)
+    assert not store.add(a_record("sub", keys=()), sign_in=True)
+
+
 def test_cache_keys_are_not_in_clear(store: SQLAlchemyStore, postgresql: PostgreSQL, prefix: str) -> None:
     write(store, b"1", "alice@example.com")
     ((row,),) = postgresql.execute(f"SELECT t::text FROM {prefix}token_caches t")
@@ -626,6 +634,21 @@ def test_deadlocks_without_end_are_an_error_and_change_nothing(
     assert list(store.marks_since(0, limit=9).marks) == []
     postgresql.execute(f"DROP TRIGGER fail ON {prefix}journal")
     assert store.end(Ending(handles=("h",), expires_at=9e9, jti=Jti("jti", 9e9))).claimed
+
+
+def test_what_collides_is_not_tried_again_when_its_time_is_over(
+    postgresql: PostgreSQL, make: Make, prefix: str
+) -> None:
+    engine = create_engine(postgresql.url())
+    store = make(engine, timeout_seconds=1e-9)
+    store.load("alice")
+    fail_on(postgresql, "journal", prefix, "40P01", 1)
+    ending = Ending(handles=("h",), expires_at=9e9, work=b"work")
+    with pytest.raises(StoreError, match="again and again"):
+        store.end(ending)
+    assert store.end(ending).row is not None
+    store.close()
+    engine.dispose()
 
 
 def lose_commits(monkeypatch: pytest.MonkeyPatch, store: SQLAlchemyStore, times: int = 1) -> None:
