@@ -274,3 +274,15 @@ class MariaDB(Database):
 
     def waiting(self) -> int:
         return int(self.execute("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'")[0][1])
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Have it hang, with all connections open; not for ever, in case that it is waited for."""
+        self.process.send_signal(signal.SIGSTOP)
+        at_last = threading.Timer(LONG_SECONDS / 2, self.process.send_signal, [signal.SIGCONT])
+        at_last.start()
+        try:
+            yield
+        finally:
+            at_last.cancel()
+            self.process.send_signal(signal.SIGCONT)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from msal_logout_middleware.caches import InStore, home_account_id
 from msal_logout_middleware.events import LogoutEnded, LogoutFailed
 from msal_logout_middleware.stores import Ending, JournalRow, SessionRecord
+from msal_logout_middleware.stores.encryption import Encryption
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.redis import RedisStore
 from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore
@@ -281,6 +282,14 @@ def test_cache_that_has_expired_is_not_given(store: Any, clock: Clock) -> None:
     assert end(store, handles=("h0",)).dropped == {"h0": None}
 
 
+def test_cache_that_is_encrypted_is_given_in_clear(store: Any) -> None:
+    store.encryption = Encryption(["a secret of the app, of 32 chars "])
+    store.replace("cache", "", b"tokens")
+    assert store.load_row(store.rows(limit=9).names[0]).data != b"tokens"
+    store.add(*records_of(1), sign_in=True)
+    assert end(store, handles=("h0",)).dropped == {"h0": b"tokens"}
+
+
 def test_cache_that_is_not_there_cannot_be_saved_by_who_began_before(store: Any) -> None:
     store.add(*records_of(1), sign_in=True)
     assert end(store, handles=("h0",)).dropped == {"h0": None}
@@ -291,6 +300,7 @@ def test_cache_that_is_not_there_cannot_be_saved_by_who_began_before(store: Any)
 def test_records_do_not_tell_where_the_cache_is(store: Any) -> None:
     store.add(*records_of(1, cache="cache of ann"), sign_in=True)
     assert store.get("h0").cache in (None, "cache of ann")
+    assert [record.cache for record in store.find("sub")] in ([None], ["cache of ann"])
     (record,) = end(store, handles=("h0",)).records
     assert record.cache in (None, "cache of ann")
 

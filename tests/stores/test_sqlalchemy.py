@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations as Alembic
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from msal_logout_middleware._drive import settle
 from msal_logout_middleware.errors import StoreError
 from msal_logout_middleware.stores import Ending, Jti, KeyMark, SessionRecord
 from msal_logout_middleware.stores import sqlalchemy as sqlalchemy_module
+from msal_logout_middleware.stores._feed import Tip
 from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore, Tables, migration
+from msal_logout_middleware.stores.sqlalchemy._listening import Asyncpg, AsyncPsycopg, Psycopg
 from msal_logout_middleware.stores.sqlalchemy._operations import Pending
 from msal_logout_middleware.testing.store_contract import Clock
 from tests.stories.servers import until
@@ -172,13 +176,53 @@ def test_engine_of_the_app_is_left_open_and_as_it_is(postgresql: PostgreSQL, mak
         engine.dispose()
 
 
-def test_connections_of_a_url_have_an_isolation_level_and_timeouts(store: SQLAlchemyStore) -> None:
+@pytest.mark.parametrize("driver", ["psycopg", *ASYNC_DRIVERS])
+def test_connections_of_a_url_have_an_isolation_level_and_timeouts(
+    driver: str, postgresql: PostgreSQL, prefix: str
+) -> None:
+    names = ("transaction_isolation", "statement_timeout", "idle_in_transaction_session_timeout")
+
+    async def said() -> list[str]:
+        store = SQLAlchemyStore(postgresql.url(driver), prefix=prefix)
+        try:
+            return await settle(
+                store._change(
+                    lambda connection: [connection.execute(text(f"SHOW {name}")).scalar() for name in names]
+                )
+            )
+        finally:
+            await settle(store.close())
+
+    assert asyncio.run(said()) == ["read committed", "5s", "10s"]
+
+
+def test_what_the_url_says_itself_of_its_connections_stays(postgresql: PostgreSQL, make: Make) -> None:
+    store = make(f"{postgresql.url()}?connect_timeout=7&keepalives_count=9")
     with store._transactions.begin() as connection:
-        said = [
-            connection.execute(text(f"SHOW {name}")).scalar()
-            for name in ("transaction_isolation", "statement_timeout", "idle_in_transaction_session_timeout")
-        ]
-    assert said == ["read committed", "5s", "10s"]
+        driver_connection: Any = connection.connection.driver_connection
+    said = driver_connection.info.get_parameters()
+    assert (said["connect_timeout"], said["keepalives_count"]) == ("7", "9")
+    assert (said["keepalives_idle"], said["tcp_user_timeout"]) == ("5", "5000")
+
+
+def test_nobody_waits_for_a_connection_for_longer_than_the_timeout(store: SQLAlchemyStore) -> None:
+    with store._transactions.begin() as connection:
+        driver_connection: Any = connection.connection.driver_connection
+    assert driver_connection.info.get_parameters()["connect_timeout"] == "5"
+    assert store._engine.pool.timeout() == 5.0  # type: ignore[attr-defined]
+
+
+def test_timeout_is_not_that_of_an_asynchronous_engine_of_the_app(
+    postgresql: PostgreSQL, prefix: str
+) -> None:
+    async def story() -> None:
+        engine = create_async_engine(postgresql.url("asyncpg"))
+        store = SQLAlchemyStore(engine, prefix=prefix, timeout_seconds=1e-9)
+        assert await settle(store.load("alice")) == (None, "")
+        await settle(store.close())
+        await engine.dispose()
+
+    asyncio.run(story())
 
 
 def test_connections_to_mariadb_have_an_isolation_level_and_timeouts(mariadb: MariaDB, make: Make) -> None:
@@ -201,10 +245,37 @@ def test_workers_share_all_that_the_store_holds(store: SQLAlchemyStore, other: S
     assert other.end(DEAD).sequence > ended.sequence
 
 
+def test_marks_on_a_handle_and_on_a_key_of_the_same_name_are_two(store: SQLAlchemyStore) -> None:
+    store.end(Ending(keys=(KeyMark("sub", 5.0),), expires_at=9e9))
+    assert store.add(a_record("sub", "sub", keys=()), sign_in=True)
+    store.end(Ending(handles=("sub",), expires_at=9e9))
+    assert not store.add(a_record(), sign_in=False)
+    assert not store.add(a_record("sub", keys=()), sign_in=True)
+
+
 def test_cache_keys_are_not_in_clear(store: SQLAlchemyStore, postgresql: PostgreSQL, prefix: str) -> None:
     write(store, b"1", "alice@example.com")
     ((row,),) = postgresql.execute(f"SELECT t::text FROM {prefix}token_caches t")
     assert "alice" not in row
+
+
+def test_rows_are_those_that_have_a_token_cache_and_no_others(make: Make, database: Database) -> None:
+    clock = Clock(1000.0)
+    store = make(database.url(), clock=clock, token_cache_lifetime_seconds=10)
+    store.replace("old", "", b"1")
+    clock.now += 10
+    write(store, b"1", "removed")
+    write(store, None, "removed")
+    write(store, b"1")
+    (name,) = store.rows(limit=9).names
+    assert store.load_row(name) == store.load("alice")
+
+
+def test_log_of_the_engine_tells_no_token(store: SQLAlchemyStore, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "sqlalchemy.engine"):
+        write(store, b"a secret token")
+    assert "token_caches" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_sweeping_deletes_all_that_is_over_and_nothing_else(
@@ -247,6 +318,23 @@ def test_writes_sweep_a_little_by_themselves(make: Make, postgresql: PostgreSQL,
     assert postgresql.execute(f"SELECT count(*) FROM {prefix}token_caches") == [(0,)]
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_write_whose_sweep_fails_is_done(driver: str, postgresql: PostgreSQL, prefix: str) -> None:
+    async def story() -> None:
+        store = SQLAlchemyStore(postgresql.url(driver), prefix=prefix)
+        store._is_to_sweep = lambda: True  # type: ignore[method-assign]
+        try:
+            await settle(store.load("alice"))
+            postgresql.execute(f"ALTER TABLE {prefix}tips RENAME TO {prefix}away")
+            assert await settle(store.replace("alice", "", b"1"))
+            with pytest.raises(StoreError):
+                await settle(store.sweep())
+        finally:
+            await settle(store.close())
+
+    asyncio.run(story())
+
+
 def test_record_that_is_renewed_while_it_is_swept_keeps_its_keys(
     make: Make, postgresql: PostgreSQL, threads: ThreadPoolExecutor
 ) -> None:
@@ -260,6 +348,90 @@ def test_record_that_is_renewed_while_it_is_swept_keeps_its_keys(
         until(lambda: swept.done() or postgresql.waiting())
     swept.result(LONG_SECONDS)
     assert store.find("sub") == [a_record()]
+
+
+def after_select(
+    store: SQLAlchemyStore, table: str, then: Callable[[], object], *, look: int = 1
+) -> list[Any]:
+    """Do something once, between a store's look at a table and its next statement; return what it returned."""
+    returned: list[Any] = []
+    looks = count(1)
+
+    @event.listens_for(store._engine, "after_cursor_execute")
+    def after(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        is_look = statement.startswith("SELECT") and f"FROM {table}" in " ".join(statement.split())
+        if is_look and next(looks) == look:
+            returned.append(then())
+
+    return returned
+
+
+CLAIM = Ending(found_by=("nobody's",), expires_at=9e9, jti=Jti("jti", 9e9))
+CLAIM_THAT_EXPIRES = replace(CLAIM, jti=Jti("jti", 1010.0))
+
+
+@pytest.mark.parametrize(
+    ("table", "made", "renewed", "stays"),
+    [
+        (
+            "token_caches",
+            lambda store: write(store, b"1"),
+            lambda store: write(store, b"2"),
+            lambda store: store.load("alice").data == b"2",
+        ),
+        (
+            "records",
+            lambda store: store.add(a_record(expires_at=1010.0), sign_in=True),
+            lambda store: store.join(a_record()),
+            lambda store: list(store.find("sub")) == [a_record()] == [store.get("h")],
+        ),
+        (
+            "jtis",
+            lambda store: store.end(CLAIM_THAT_EXPIRES).claimed,
+            lambda store: store.end(CLAIM).claimed,
+            lambda store: not store.end(CLAIM).claimed,
+        ),
+    ],
+    ids=["token cache", "record", "jti"],
+)
+def test_what_is_renewed_after_the_sweep_has_looked_stays(
+    table: str,
+    made: Callable[[SQLAlchemyStore], bool],
+    renewed: Callable[[SQLAlchemyStore], bool],
+    stays: Callable[[SQLAlchemyStore], bool],
+    database: Database,
+    make: Make,
+    prefix: str,
+) -> None:
+    clock = Clock(1000.0)
+    store, other = (make(database.url(), clock=clock, token_cache_lifetime_seconds=10) for _ in range(2))
+    assert made(store)
+    other.load("bob")
+    clock.now = 1010.0 + HOUR
+    did = after_select(store, f"{prefix}{table}", lambda: renewed(other))
+    assert store.sweep() == 0
+    assert did == [True]
+    assert stays(other)
+
+
+def test_jti_that_is_claimed_anew_while_it_is_swept_is_granted_once(
+    database: Database, make: Make, threads: ThreadPoolExecutor, prefix: str
+) -> None:
+    clock = Clock(1000.0)
+    store, other = (make(database.url(), clock=clock) for _ in range(2))
+    assert store.end(CLAIM_THAT_EXPIRES).claimed
+    other.load("bob")
+    clock.now = 1010.0 + HOUR
+
+    def swept() -> Future[int]:
+        sweep = threads.submit(other.sweep)
+        until(lambda: sweep.done() or database.waiting())
+        return sweep
+
+    did = after_select(store, f"{prefix}jtis", swept)
+    assert store.end(CLAIM).claimed
+    assert did[0].result(LONG_SECONDS) == 0
+    assert not other.end(CLAIM).claimed
 
 
 # The tables
@@ -443,6 +615,73 @@ def test_those_who_record_do_not_wait_for_each_other(database: Database, make: M
         assert other.add(a_record("h2", "s2"), sign_in=True)
 
 
+def test_token_cache_is_not_saved_between_the_look_of_an_ending_and_its_removal(
+    database: Database, make: Make, threads: ThreadPoolExecutor, prefix: str
+) -> None:
+    store, other = make(database.url()), make(database.url())
+    write(store, b"1")
+    store.add(a_record(cache="alice"), sign_in=True)
+    version = other.load("alice").version
+
+    def saved() -> Future[bool]:
+        save = threads.submit(other.replace, "alice", version, b"2")
+        until(lambda: save.done() or database.waiting())
+        return save
+
+    did = after_select(store, f"{prefix}token_caches", saved)
+    ended = store.end(Ending(handles=("h",), expires_at=9e9, drops=True))
+    assert ended.dropped == {"h": b"1"}
+    assert did[0].result(LONG_SECONDS) is False
+    assert other.load("alice").data is None
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_work_is_leased_once_though_another_takes_it_after_a_look(
+    look: int, database: Database, make: Make, threads: ThreadPoolExecutor, prefix: str
+) -> None:
+    store, other = make(database.url()), make(database.url())
+    store.end(Ending(handles=("h",), expires_at=9e9, work=b"work", lease_seconds=0))
+    other.load("alice")
+
+    def taken() -> Future[Any]:
+        take = threads.submit(other.take, limit=9, lease_seconds=60)
+        until(lambda: take.done() or database.waiting())
+        return take
+
+    did = after_select(store, f"{prefix}journal", taken, look=look)
+    mine = store.take(limit=9, lease_seconds=60)
+    theirs = did[0].result(LONG_SECONDS)
+    assert (len(mine), len(theirs)) == ((0, 1) if look == 1 else (1, 0))
+
+
+def test_work_whose_lease_has_run_out_comes_before_what_is_newer(database: Database, make: Make) -> None:
+    store = make(database.url())
+    for work in (b"1", b"2", b"3"):
+        store.end(Ending(handles=("h",), expires_at=9e9, work=work, lease_seconds=0))
+    for _ in range(2):
+        assert [row.work for row in store.take(limit=2, lease_seconds=0)] == [b"1", b"2"]
+
+
+def test_clock_that_is_set_far_back_does_not_hold_up_what_was_taken(database: Database, make: Make) -> None:
+    clock = Clock(1000.0)
+    store = make(database.url(), clock=clock)
+    store.end(Ending(handles=("h",), expires_at=9e9, work=b"work", lease_seconds=0))
+    clock.now += 24 * HOUR
+    assert len(store.take(limit=9, lease_seconds=9)) == 1
+    clock.now -= 24 * HOUR
+    assert len(store.take(limit=9, lease_seconds=9)) == 1
+
+
+def test_nothing_is_left_of_work_that_is_finished(database: Database, make: Make, prefix: str) -> None:
+    store = make(database.url())
+    store.add(a_record(data=b"data"), sign_in=True)
+    ended = store.end(Ending(handles=("h",), expires_at=9e9, work=b"work"))
+    tables = [f"{database.schema}{prefix}{name}" for name in ("journal", "journal_data")]
+    assert [database.execute(f"SELECT count(*) FROM {table}") for table in tables] == [[(1,)], [(1,)]]
+    store.finish(ended.row)
+    assert [database.execute(f"SELECT count(*) FROM {table}") for table in tables] == [[(0,)], [(0,)]]
+
+
 # Collisions
 
 
@@ -471,6 +710,23 @@ def test_deadlock_is_tried_again_from_the_start(
     assert store.open_rows() == 1
 
 
+@pytest.mark.parametrize("code", [1020, 1213])
+def test_collision_in_mariadb_is_tried_again_from_the_start(
+    code: int, mariadb: MariaDB, make: Make, prefix: str
+) -> None:
+    store = make(mariadb.url())
+    store.load("alice")
+    mariadb.execute(f"CREATE SEQUENCE logout.{prefix}tries")
+    mariadb.execute(
+        f"""CREATE TRIGGER logout.{prefix}fail BEFORE INSERT ON logout.{prefix}journal FOR EACH ROW
+            IF NEXTVAL(logout.{prefix}tries) <= 3 THEN
+                SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = {code};
+            END IF"""
+    )
+    ended = store.end(Ending(handles=("h",), expires_at=9e9, work=b"work", jti=Jti("jti", 9e9)))
+    assert (ended.claimed, ended.sequence, store.open_rows()) == (True, 1, 1)
+
+
 def test_deadlocks_without_end_are_an_error_and_change_nothing(
     store: SQLAlchemyStore, postgresql: PostgreSQL, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,10 +741,25 @@ def test_deadlocks_without_end_are_an_error_and_change_nothing(
     assert store.end(Ending(handles=("h",), expires_at=9e9, jti=Jti("jti", 9e9))).claimed
 
 
-def lose_first_commit(monkeypatch: pytest.MonkeyPatch, store: SQLAlchemyStore) -> None:
-    """Let the connection break when the first commit is done, before its answer comes."""
+def test_what_collides_is_not_tried_again_when_its_time_is_over(
+    postgresql: PostgreSQL, make: Make, prefix: str
+) -> None:
+    engine = create_engine(postgresql.url())
+    store = make(engine, timeout_seconds=1e-9)
+    store.load("alice")
+    fail_on(postgresql, "journal", prefix, "40P01", 1)
+    ending = Ending(handles=("h",), expires_at=9e9, work=b"work")
+    with pytest.raises(StoreError, match="again and again"):
+        store.end(ending)
+    assert store.end(ending).row is not None
+    store.close()
+    engine.dispose()
+
+
+def lose_commits(monkeypatch: pytest.MonkeyPatch, store: SQLAlchemyStore, times: int = 1) -> None:
+    """Let the connection break when each of the first commits is done, before its answer comes."""
     dialect = store._engine.dialect
-    commit, losses = dialect.do_commit, iter([True])
+    commit, losses = dialect.do_commit, iter([True] * times)
 
     def do_commit(connection: Any) -> None:
         commit(connection)
@@ -503,7 +774,7 @@ def test_ending_whose_commit_was_not_answered_is_not_taken_for_another_s(
     store: SQLAlchemyStore, postgresql: PostgreSQL, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.add(a_record(), sign_in=True)
-    lose_first_commit(monkeypatch, store)
+    lose_commits(monkeypatch, store)
     ended = store.end(Ending(handles=("h",), expires_at=9e9, work=b"work", jti=Jti("jti", 9e9)))
     assert ended.claimed
     assert [record.handle for record in ended.records] == ["h"]
@@ -516,17 +787,30 @@ def test_ending_by_a_key_whose_commit_was_not_answered_tells_what_it_has_ended(
     store: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.add(a_record(), sign_in=True)
-    lose_first_commit(monkeypatch, store)
+    lose_commits(monkeypatch, store)
     ended = store.end(Ending(found_by=("sub",), expires_at=9e9, work=b"work"))
     assert [record.handle for record in ended.records] == ["h"]
     assert ended.row is not None
+
+
+def test_worker_that_got_no_answer_to_its_ending_is_not_sure_any_more(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlalchemy_module, "_FIRST_WAIT_SECONDS", 0.0)
+    store = make(listens=False, bound_seconds=120, beat_seconds=60)
+    in_step(store)
+    lose_commits(monkeypatch, store, 8)
+    with pytest.raises(StoreError, match="closed the connection"):
+        store.end(DEAD)
+    assert store.generation() is None
+    assert [mark.value for mark in store.marks_since(0, limit=9).marks] == ["h"]
 
 
 def test_jti_whose_claim_was_not_answered_is_not_taken_for_a_replay(
     store: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.load("alice")
-    lose_first_commit(monkeypatch, store)
+    lose_commits(monkeypatch, store)
     ending = Ending(found_by=("nobody's",), expires_at=9e9, jti=Jti("jti", 9e9))
     assert store.end(ending).claimed
     assert not store.end(ending).claimed
@@ -723,23 +1007,71 @@ def test_server_that_restarts_is_used_again_as_if_nothing_was(
     until(store.generation)
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async", "asyncpg"])
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async", "asyncpg", "pymysql", "asyncmy"])
 def test_server_that_hangs_is_waited_for_no_longer_than_the_timeout_and_is_used_again(
-    driver: str, postgresql: PostgreSQL, make: Make, prefix: str
+    driver: str, request: pytest.FixtureRequest, make: Make, prefix: str
 ) -> None:
-    write(make(), b"1")
+    server = request.getfixturevalue("mariadb" if "my" in driver else "postgresql")
+    write(make(server.url()), b"1")
 
     async def story() -> None:
-        store = SQLAlchemyStore(postgresql.url(driver), prefix=prefix, timeout_seconds=0.3)
+        store = SQLAlchemyStore(server.url(driver), prefix=prefix, timeout_seconds=0.3)
         try:
             await settle(store.load("alice"))
-            with postgresql.paused(), pytest.raises(StoreError, match="timeout_seconds"):
+            # PyMySQL tells what took too long as a connection that is lost.
+            with (
+                server.paused(),
+                pytest.raises(StoreError, match=r"timeout_seconds|closed the connection"),
+            ):
                 await settle(store.load("alice"))
             assert (await settle(store.load("alice"))).data == b"1"
         finally:
             await settle(store.close())
 
     asyncio.run(asyncio.wait_for(story(), LONG_SECONDS))
+
+
+def opened(driver: str, store: SQLAlchemyStore, channel: str) -> Any:
+    """Listen to a channel as the store does."""
+    listening = {"psycopg": Psycopg, "psycopg_async": AsyncPsycopg.open, "asyncpg": Asyncpg.open}
+    return listening[driver](store._engine, channel)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", *ASYNC_DRIVERS])
+def test_worker_does_not_wait_for_ever_to_listen_to_a_server_that_hangs(
+    driver: str, postgresql: PostgreSQL, prefix: str
+) -> None:
+    async def story() -> None:
+        store = SQLAlchemyStore(postgresql.url(driver), prefix=prefix, timeout_seconds=0.3)
+        try:
+            await settle(store.load("alice"))  # so that there is a connection
+            with postgresql.paused(), pytest.raises((psycopg.OperationalError, TimeoutError)):
+                await settle(opened(driver, store, "channel"))
+        finally:
+            await settle(store.close())
+
+    asyncio.run(asyncio.wait_for(story(), LONG_SECONDS))
+
+
+@pytest.mark.parametrize("driver", ["psycopg", *ASYNC_DRIVERS])
+def test_worker_that_may_not_listen_leaves_no_connection_open(
+    driver: str, postgresql: PostgreSQL, prefix: str
+) -> None:
+    listening = "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN \"\"'"
+
+    async def story() -> None:
+        store = SQLAlchemyStore(postgresql.url(driver), prefix=prefix)
+        tried = []
+        for _ in range(3):
+            try:
+                await settle(opened(driver, store, ""))  # which is no name, as PostgreSQL says
+            except Exception as error:  # any driver's; held, so that its frames hold the connection
+                tried.append(error)
+        assert len(tried) == 3
+        until(lambda: postgresql.execute(listening) == [(0,)])
+        await settle(store.close())
+
+    asyncio.run(story())
 
 
 def test_server_that_is_away_is_told_and_does_not_stop_the_app_from_starting(make: Make) -> None:
@@ -866,6 +1198,42 @@ def test_backup_that_has_as_many_endings_by_now_is_noticed_as_well(
     store.end(Ending(handles=("another",), expires_at=9e9))
     until(lambda: other.marks_since(0, limit=9).epoch != life)
     assert [mark.value for mark in other.marks_since(0, limit=9).marks] == ["before", "another"]
+
+
+def test_ending_of_the_same_number_in_another_life_is_not_the_one_that_is_known(
+    store: SQLAlchemyStore, postgresql: PostgreSQL, prefix: str
+) -> None:
+    for handle in ("h1", "h2", "h3"):
+        store.end(Ending(handles=(handle,), expires_at=9e9))
+    ((name,),) = postgresql.execute(f"SELECT tip FROM {prefix}tips WHERE sequence = 2")
+    with store._statements.connect() as connection:
+        known = [
+            store._operations.ask(connection, Tip(*tip), None, 1).has_known
+            for tip in ((2, name), (2, "another"), (1, name))
+        ]
+    assert known == [True, False, False]
+
+
+def test_marks_are_told_in_their_order_wherever_they_stand_in_the_table(
+    store: SQLAlchemyStore, postgresql: PostgreSQL, prefix: str
+) -> None:
+    for number in range(1, 6):
+        store.end(Ending(handles=(f"h{number}",), expires_at=9e9))
+    with postgresql.connect() as connection, connection.transaction():
+        connection.execute(f"CREATE TABLE {prefix}aside AS SELECT * FROM {prefix}marks")
+        connection.execute(f"DELETE FROM {prefix}marks")
+        connection.execute(f"INSERT INTO {prefix}marks SELECT * FROM {prefix}aside ORDER BY sequence DESC")
+    told = []
+    with store._transactions.begin() as connection:
+        for way in (
+            "indexscan",
+            "bitmapscan",
+        ):  # of finding them, both of which would bring their order with it
+            connection.execute(text(f"SET LOCAL enable_{way} = off"))
+        for cursor in (0, 2, 4):
+            answer = store._operations.ask(connection, None, cursor, 2)
+            told.append([mark.sequence for mark in answer.marks])
+    assert told == [[1, 2], [3, 4], [5]]
 
 
 def test_tip_that_is_long_past_is_still_known_for_ten_minutes(make: Make) -> None:

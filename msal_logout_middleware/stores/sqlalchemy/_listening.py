@@ -37,8 +37,12 @@ class Psycopg:
         borrowed = engine.raw_connection()
         connection: Any = borrowed.driver_connection
         borrowed.detach()
-        connection.autocommit = True
-        connection.execute(f'LISTEN "{channel}"')
+        try:
+            connection.autocommit = True
+            connection.execute(f'LISTEN "{channel}"')
+        except BaseException:  # no pool has it any more
+            connection.close()
+            raise
         self._connection = connection
         self._heard: deque[Any] = deque()
 
@@ -64,8 +68,12 @@ class AsyncPsycopg:
     async def open(cls, engine: AsyncEngine, channel: str) -> AsyncPsycopg:
         """Open a connection, and listen to a channel."""
         connection = await _borrowed(engine)
-        await connection.set_autocommit(True)
-        await connection.execute(f'LISTEN "{channel}"')
+        try:
+            await connection.set_autocommit(True)
+            await connection.execute(f'LISTEN "{channel}"')
+        except BaseException:  # as above
+            await connection.close()
+            raise
         return cls(connection)
 
     async def next(self, timeout_seconds: float) -> News | None:
@@ -92,7 +100,11 @@ class Asyncpg:
     async def open(cls, engine: AsyncEngine, channel: str) -> Asyncpg:
         """Open a connection, and listen to a channel."""
         listening = cls(await _borrowed(engine))
-        await listening._connection.add_listener(channel, listening._hear)
+        try:
+            await listening._connection.add_listener(channel, listening._hear)
+        except BaseException:  # as above; and the server may not even answer to a farewell
+            listening._connection.terminate()
+            raise
         return listening
 
     def _hear(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
