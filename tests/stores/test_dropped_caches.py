@@ -285,7 +285,9 @@ def test_cache_that_has_expired_is_not_given(store: Any, clock: Clock) -> None:
 def test_cache_that_is_encrypted_is_given_in_clear(store: Any) -> None:
     store.encryption = Encryption(["a secret of the app, of 32 chars "])
     store.replace("cache", "", b"tokens")
-    assert store.load_row(store.rows(limit=9).names[0]).data != b"tokens"
+    encryption, store.encryption = store.encryption, None
+    assert store.load("cache").data not in (None, b"tokens")
+    store.encryption = encryption
     store.add(*records_of(1), sign_in=True)
     assert end(store, handles=("h0",)).dropped == {"h0": b"tokens"}
 
