@@ -6,7 +6,6 @@ Users are filled in as `many_users` does it, then a part of them gets a token ca
 figure is bounded: `docs/capacity.md` makes plans of them. Times are of one caller that waits for each answer.
 """
 
-# ruff: noqa: D103
 from __future__ import annotations
 
 import gc
@@ -33,9 +32,13 @@ from msal_logout_middleware.stores import Mark, Marks, SessionRecord
 
 
 def size_of_file(path: Path) -> int:
+    """Return the bytes of a file, without the pages that are free to be used again."""
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return path.stat().st_size
+        (size,), (pages,), (free,) = (
+            db.execute(f"PRAGMA {what}").fetchone() for what in ("page_size", "page_count", "freelist_count")
+        )
+    return int(size * (pages - free))
 
 
 def measure(
