@@ -181,6 +181,14 @@ def test_command_is_an_array_of_bulk_strings() -> None:
     assert packed_call("sha", (b"k1", b"k2"), ["a", 1]) == packed("EVALSHA", "sha", 2, b"k1", b"k2", "a", 1)
 
 
+def teach(server: Server) -> None:
+    """Have the server know the scripts of who follows and ends something: else the client is asked."""
+    store: Any = RedisStore(server.url, prefix=new_prefix())
+    store.end(Ending(handles=("h",), expires_at=9e9))
+    store.marks_since(0, limit=1)
+    store.close()
+
+
 # Answers
 
 
@@ -276,10 +284,7 @@ def test_another_event_loop_asks_over_a_connection_of_its_own(scripted: Scripted
 
 def test_another_event_loop_asks_over_no_subscription_of_the_first(server: Server) -> None:
     redis = pytest.importorskip("redis.asyncio")
-    other: Any = RedisStore(server.url, prefix=new_prefix())
-    other.end(Ending(handles=("h",), expires_at=9e9))
-    other.marks_since(0, limit=1)
-    other.close()  # the server knows the scripts, so that the client itself is not asked
+    teach(server)
     client = redis.Redis.from_url(server.url, protocol=3)
     store: Any = RedisStore(client, prefix=new_prefix())
 
@@ -463,13 +468,13 @@ def test_connection_that_somebody_closes_at_once_does_not_end_direct_calls_for_g
     pool = asker.client.connection_pool
     take = pool.get_connection
 
-    async def take_async(*args: Any) -> Any:
-        connection = await take(*args)
+    async def take_async(*args: Any, **options: Any) -> Any:
+        connection = await take(*args, **options)
         await connection.disconnect()
         return connection
 
-    def take_plain(*args: Any) -> Any:
-        connection = take(*args)
+    def take_plain(*args: Any, **options: Any) -> Any:
+        connection = take(*args, **options)
         connection.disconnect()
         return connection
 
@@ -636,6 +641,7 @@ def test_messages_come_over_the_connection_that_is_asked_if_it_can_bear_both(
 ) -> None:
     redis = pytest.importorskip("redis.asyncio")
     name = new_prefix()
+    teach(server)
 
     async def story() -> None:
         options = {"client_name": name, "protocol": protocol}
@@ -648,13 +654,18 @@ def test_messages_come_over_the_connection_that_is_asked_if_it_can_bear_both(
             assert store.generation() not in (None, before)
             assert connections(server, name) == count
             await store.close()
-            assert not any(int(each["sub"]) for each in server.admin.client_list() if each["name"] == name)
+            while subscribed(server, name):
+                await asyncio.sleep(0.001)
 
     asyncio.run(story())
 
 
 def connections(server: Server, name: str) -> int:
     return sum(each["name"] == name for each in server.admin.client_list())
+
+
+def subscribed(server: Server, name: str) -> bool:
+    return any(int(each["sub"]) for each in server.admin.client_list() if each["name"] == name)
 
 
 class OneLine:
@@ -784,7 +795,7 @@ def test_connection_is_closed_whose_subscription_nobody_waited_for(
             following.append(task)
             with pytest.raises(asyncio.CancelledError):
                 await task
-            while any(int(each["sub"]) for each in server.admin.client_list() if each["name"] == name):
+            while subscribed(server, name):
                 await asyncio.sleep(0.001)
             assert store._server._lines._held == set()
 
