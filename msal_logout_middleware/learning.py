@@ -15,8 +15,6 @@ from .records import KnownSession, opened
 from .session import Session
 from .stores import SessionRecord
 
-_MEETINGS = 3  # more often nobody empties a store
-
 
 class Learning:
     """Tells the session index what one worker sees, and remembers it.
@@ -40,36 +38,33 @@ class Learning:
             return await self._unknowable(known)
         if self._memory.marks.has(known.handles):
             return Seen(known.handles, known, ended=True)
+        life = self._memory.life
         record = await self._record_of(known.handles)
         if record is None:
             return await self._meet(known, world)
-        seen = await self._meet_again(known, record, world)
+        seen = await self._meet_again(known, record, life, world)
         seen.until = min(seen.until, record.expires_at)
         return seen
 
     async def _meet(self, known: KnownSession, world: World) -> Seen:
         """Record a session that nobody knew: it was signed in before the middleware was there."""
+        life = self._memory.life
         lives, group = await self._recorded(known)
         if not lives and await self._may_be_an_old_one(known):
             pass  # what its user has by now is not its own
         elif not lives:
             # Its `sid` or `sub` was ended before it was known. Now it is known what is left of it.
             await end_sessions(self._config, Work("first-sight", (known,)), Steps(self._config, world))
-        return self._memory.keep(Seen(known.handles, known, group, ended=not lives))
+        return self._memory.keep(Seen(known.handles, known, group, ended=not lives), life)
 
     async def _recorded(self, known: KnownSession) -> tuple[bool, str]:
-        """Record a session at first sight; tell whether it lives, and its group.
-
-        It is looked whether it is there: the store may be emptied at that moment, and this worker would remember a
-        session that nobody else can find, and so nobody end.
-        """
+        """Record a session at first sight; tell whether it lives, and its group."""
         group = secrets.token_hex(16)
-        for _ in range(_MEETINGS):
-            if not await settle(self._config.store.add(self._new_record(known, group), sign_in=False)):
-                return False, group
-            if (record := await self._record_of(known.handles)) is not None:
-                return True, record.session  # of another request of the same session, if that was quicker
-        return True, group
+        if not await settle(self._config.store.add(self._new_record(known, group), sign_in=False)):
+            return False, group
+        record = await self._record_of(known.handles)
+        # It may be of another request of the same session, which was quicker; or the store has been emptied meanwhile.
+        return True, group if record is None else record.session
 
     async def _may_be_an_old_one(self, known: KnownSession) -> bool:
         """Tell whether a session may have ended under its own handle, and its user have signed in since."""
@@ -77,7 +72,7 @@ class Learning:
             return False
         return any([await settle(self._config.store.find(key)) for key in known.keys])
 
-    async def _meet_again(self, known: KnownSession, record: SessionRecord, world: World) -> Seen:
+    async def _meet_again(self, known: KnownSession, record: SessionRecord, life: int, world: World) -> Seen:
         """Return a session that the index knows; it is told what it does not know of it."""
         store, group, lives = self._config.store, record.session, True
         old = opened(self._config.seal, record.data)
@@ -91,10 +86,11 @@ class Learning:
         else:
             known = replace(known, signed_in_at=None if old is None else old.signed_in_at)
             lives = await settle(store.join(self._new_record(known, group)))
-        return self._memory.keep(Seen(known.handles, known, group, ended=not lives))
+        return self._memory.keep(Seen(known.handles, known, group, ended=not lives), life)
 
     async def learn(self, visit: Visit, session: Session, sid: str | None, world: World) -> Seen:
         """Record the session that an answer carries: a sign-in, or one that goes on under another handle."""
+        life = self._memory.life
         known = self._config.known(session, sid=None if (session.claims or {}).get("sid") else sid)
         if not known.handles:
             return await self._unknowable(known)
@@ -109,7 +105,7 @@ class Learning:
             lives = await settle(store.add(self._new_record(known, group), sign_in=True))
             if before is not None and before.user != known.user:
                 await self._replaced(before, known, group, world)
-        return self._memory.keep(Seen(known.handles, known, group, ended=not lives))
+        return self._memory.keep(Seen(known.handles, known, group, ended=not lives), life)
 
     async def _before(self, visit: Visit, known: KnownSession) -> tuple[KnownSession | None, str | None]:
         """Return who was signed in before an answer, and the group of that session."""

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TypeVar
 
 from ._drive import settle
@@ -41,7 +42,7 @@ class Seen:
         ended: Whether it has ended.
     """
 
-    __slots__ = ("__weakref__", "ended", "group", "handles", "known", "lives_at", "until")
+    __slots__ = ("__weakref__", "ended", "group", "handles", "known", "life", "lives_at", "until")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Seen:
         self.ended = ended
         self.lives_at = _NO_GENERATION  # the generation that it was last found alive at
         self.until = math.inf  # when its record expires
+        self.life: int | None = None  # that of the index which has it; `None`: it is in none
 
     @property
     def is_server_side(self) -> bool:
@@ -130,6 +132,10 @@ class Memory:
         self._by_cookies: dict[str, Seen] = {}
         self._by_handle: dict[str, Seen] = {}
         self.doubts = 0
+        self._lives = count()
+        self.life = next(
+            self._lives
+        )  # of the store's index: another one may have lost what this worker knows of it
         self._all: weakref.WeakSet[Seen] = weakref.WeakSet()
         config.unmarked.on_add = self.doubt
 
@@ -171,7 +177,8 @@ class Memory:
         if self._is_ended(seen):
             return False
         seen.lives_at = generation
-        if self.doubts != doubts:  # another thread could not commit an ending meanwhile
+        # Another thread could not commit an ending meanwhile, or has found the store to be another one.
+        if self.doubts != doubts or self._is_of_another_life(seen):
             seen.lives_at = _NO_GENERATION
         return True
 
@@ -189,7 +196,9 @@ class Memory:
     def of_cookies(self, cookies: str) -> Seen | None:
         """Return what is known of the session that cookies carry."""
         seen = self._by_cookies.get(cookies)
-        return seen if seen is not None and seen.until > time.time() else None
+        if seen is None or seen.until <= time.time() or self._is_of_another_life(seen):
+            return None
+        return seen
 
     def is_still(self, seen: Seen) -> bool:
         """Tell whether a session is still whose it was: another user may have signed in under its id elsewhere.
@@ -209,12 +218,24 @@ class Memory:
         if session.claims is None:
             return Seen(names, None)
         seen = self._by_handle.get(names[0]) if names else None
+        if seen is not None and self._is_of_another_life(seen):
+            return None
         if seen is None or seen.known is None or session.id is None:
             return seen  # a handle of claims stands for these very claims
         return seen if seen.known.sign_in == sign_in(self._config.seal, session) else None
 
-    def keep(self, seen: Seen) -> Seen:
-        """Remember a session by its handle."""
+    def _is_of_another_life(self, seen: Seen) -> bool:
+        """Tell whether the index may have lost a session: another thread has put it here after all was forgotten."""
+        return seen.life is not None and seen.life != self.life
+
+    def keep(self, seen: Seen, life: int) -> Seen:
+        """Remember a session by its handle.
+
+        Args:
+            seen: The session.
+            life: That of the index when it was told of the session, or asked for it.
+        """
+        seen.life = life
         seen.until = time.time() + self._config.session_lifetime_seconds
         self._all.add(seen)
         _put(self._by_handle, seen.handles[0], seen)
@@ -259,6 +280,7 @@ class Memory:
 
     def _forget(self) -> None:
         """Have every session looked up again."""
+        self.life = next(self._lives)
         self.doubt()
         self._by_cookies.clear()
         self._by_handle.clear()

@@ -8,7 +8,7 @@ from typing import Any
 
 _END = b"\r\n"
 _BULK, _NUMBER, _ARRAY, _PUSH, _NULL, _ERROR = b"$:*>_-"
-_A_BULK, _A_PUSH = b"$", b">"
+_A_PUSH = b">"
 
 
 class NotAnsweredError(Exception):

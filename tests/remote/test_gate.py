@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from functools import partial
@@ -16,7 +17,8 @@ from flask import Flask, after_this_request
 from msal_logout_middleware import WorkerState, asgi, wsgi
 from msal_logout_middleware.caches import InStore
 from msal_logout_middleware.events import LogoutFailed, SessionRefused, StoreUnreachable
-from msal_logout_middleware.stores import _generation
+from msal_logout_middleware.memory import Memory
+from msal_logout_middleware.stores import Ending, _generation
 from msal_logout_middleware.stores.memory import MemoryStore
 from msal_logout_middleware.stores.sqlite import SQLiteStore
 from tests.doors import Browser, WsgiDoor
@@ -945,6 +947,81 @@ def test_session_that_is_met_while_the_store_is_emptied_can_be_ended_all_the_sam
     logout.end_sessions(iss=signing_in("ann")["iss"], sub="sub-of-ann")
     assert site.user(ann) is None
     assert site.user(bob) == "sub-of-bob"
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
+@pytest.mark.parametrize("when", ["its record is read", "it is remembered"])
+def test_session_that_is_judged_while_the_store_is_emptied_can_be_ended_all_the_same(when, monkeypatch):
+    """Another thread notices it first, and forgets all; what this one puts into memory then is of the life before."""
+    store = Emptied()
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"], store=store).build()
+    ann, bob = site.sign_in(signing_in("ann")), site.sign_in(signing_in("bob"))
+    _, door = site.worker()
+    ann.site = bob.site = door
+    assert site.user(bob) == "sub-of-bob"
+    if when == "it is remembered":
+        assert site.user(ann) == "sub-of-ann"
+    store.end(Ending(handles=("somebody else's",), expires_at=9e9))  # so that all are judged anew
+    others = iter([lambda: site.user(bob)])
+
+    def emptied():
+        for other_thread in others:
+            store.empty()
+            assert other_thread() == "sub-of-bob"
+
+    get, found = store.get, Memory.found
+
+    def get_and_empty(handle):
+        record = get(handle)
+        emptied()
+        return record
+
+    def empty_and_remember(*args, **options):
+        emptied()
+        return found(*args, **options)
+
+    if when == "it is remembered":
+        monkeypatch.setattr(Memory, "found", empty_and_remember)
+    else:
+        monkeypatch.setattr(store, "get", get_and_empty)
+    assert site.user(ann) == "sub-of-ann"
+    monkeypatch.undo()
+    assert next(others, None) is None
+    site.logout.end_sessions(iss=signing_in("ann")["iss"], sub="sub-of-ann")
+    assert site.user(ann) is None
+    assert site.user(bob) == "sub-of-bob"
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
+def test_session_that_is_judged_while_another_thread_forgets_all_is_not_served_after_its_end(monkeypatch):
+    store = Emptied()
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"], store=store).build()
+    ann, bob = site.sign_in(signing_in("ann")), site.sign_in(signing_in("bob"))
+    logout, _ = site.worker()
+    store.empty()
+    logout.end_sessions(iss=signing_in("ann")["iss"], sub="sub-of-ann")  # whose session nobody knows by now
+    is_at_it, go_on = threading.Event(), threading.Event()
+    forget, is_doubtful = Memory._forget, Memory.is_doubtful
+    thread = threading.Thread(target=lambda: site.user(ann))
+
+    def forget_while_ann_is_judged(memory):
+        if not is_at_it.is_set():
+            thread.start()
+            assert is_at_it.wait(20)
+        forget(memory)
+
+    def be_slow(memory, seen):
+        if threading.current_thread() is thread:
+            is_at_it.set()
+            assert go_on.wait(20)
+        return is_doubtful(memory, seen)
+
+    monkeypatch.setattr(Memory, "_forget", forget_while_ann_is_judged)
+    monkeypatch.setattr(Memory, "is_doubtful", be_slow)
+    assert site.user(bob) == "sub-of-bob"
+    go_on.set()
+    thread.join(20)
+    assert site.user(ann) is None
 
 
 @pytest.mark.usefixtures("nobody_else_tidies")
