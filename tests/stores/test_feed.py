@@ -525,7 +525,7 @@ def test_follower_that_begins_at_once_does_not_stop_the_event_loop() -> None:
             raise AssertionError
 
     async def story() -> None:
-        factory: Any = asyncio.eager_task_factory  # type: ignore[attr-defined,unused-ignore]
+        factory: Any = asyncio.eager_task_factory  # type: ignore[attr-defined,unused-ignore]  # 3.12's
         asyncio.get_running_loop().set_task_factory(factory)
         feed = Feed(Away(), bound_seconds=BOUND)
         assert feed.generation() is None

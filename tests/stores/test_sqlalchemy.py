@@ -209,7 +209,7 @@ def test_nobody_waits_for_a_connection_for_longer_than_the_timeout(store: SQLAlc
     with store._transactions.begin() as connection:
         driver_connection: Any = connection.connection.driver_connection
     assert driver_connection.info.get_parameters()["connect_timeout"] == "5"
-    assert store._engine.pool.timeout() == 5.0  # type: ignore[attr-defined]
+    assert store._engine.pool.timeout() == 5.0  # type: ignore[attr-defined]  # a QueuePool's
 
 
 def test_timeout_is_not_that_of_an_asynchronous_engine_of_the_app(
@@ -322,7 +322,7 @@ def test_writes_sweep_a_little_by_themselves(make: Make, postgresql: PostgreSQL,
 def test_write_whose_sweep_fails_is_done(driver: str, postgresql: PostgreSQL, prefix: str) -> None:
     async def story() -> None:
         store = SQLAlchemyStore(postgresql.url(driver), prefix=prefix)
-        store._is_to_sweep = lambda: True  # type: ignore[method-assign]
+        store._is_to_sweep = lambda: True  # type: ignore[method-assign]  # else by chance
         try:
             await settle(store.load("alice"))
             postgresql.execute(f"ALTER TABLE {prefix}tips RENAME TO {prefix}away")
@@ -1034,7 +1034,7 @@ def test_server_that_hangs_is_waited_for_no_longer_than_the_timeout_and_is_used_
 def opened(driver: str, store: SQLAlchemyStore, channel: str) -> Any:
     """Listen to a channel as the store does."""
     listening = {"psycopg": Psycopg, "psycopg_async": AsyncPsycopg.open, "asyncpg": Asyncpg.open}
-    return listening[driver](store._engine, channel)  # type: ignore[operator]
+    return listening[driver](store._engine, channel)  # type: ignore[operator]  # each is for its own engine
 
 
 @pytest.mark.parametrize("driver", ["psycopg", *ASYNC_DRIVERS])
