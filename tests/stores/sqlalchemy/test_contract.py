@@ -10,7 +10,7 @@ from msal_logout_middleware.stores.encryption import Encryption
 from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore
 from msal_logout_middleware.testing.store_contract import Clock, StoreContract, TokenCacheRowsContract
 
-from .databases import Database, MariaDB, PostgreSQL
+from ..databases import Database, MariaDB, PostgreSQL
 
 
 @pytest.fixture
