@@ -29,9 +29,8 @@ _hop: ContextVar[_Hop | None] = ContextVar("msal_logout_middleware.hop", default
 async def settle(value: MaybeAwaitable[T]) -> T:
     """Return a plain value as it is, and the result of an awaitable."""
     found: Any = value
-    if hasattr(
-        found, "__await__"
-    ):  # `inspect.isawaitable` takes six times as long, and most values are plain
+    # `inspect.isawaitable` takes six times as long, and most values are plain.
+    if hasattr(found, "__await__"):
         hop = _hop.get()
         found = await found if hop is None else hop(found)
     settled: T = found

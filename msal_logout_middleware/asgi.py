@@ -218,9 +218,8 @@ class LogoutMiddleware:
         async def leave(message: Message) -> None:
             nonlocal send
             if message["type"] == "http.response.start":
-                message["headers"] = list(
-                    message.get("headers", ())
-                )  # anything that can be gone through once
+                # They may be anything that can be gone through once.
+                message["headers"] = list(message.get("headers", ()))
             if message["type"] == "http.response.start" and (
                 looks or gate.is_late(visit) or _sets_cookie(message, self._names)
             ):

@@ -85,9 +85,8 @@ class LogoutMiddleware:
         chunks: Any = _wsgi_door(self.logout)(_environ(request, held), start_response)
         status, headers = answer
         response = held.response
-        if (
-            response is None or held.is_closed
-        ):  # the door has closed what the project answered, and answers itself
+        # Where the door has closed what the project answered, it answers itself.
+        if response is None or held.is_closed:
             return _answer(status, headers, b"".join(chunks), response)
         _write(response, status, headers)
         if held.chunks is not None:

@@ -186,9 +186,8 @@ class Document(Generic[T]):
         self._fetching_since = None
         known = "the last known one is used" if self._held else "there is none yet"
         reason = type(error).__name__
-        if (
-            isinstance(error, ProviderError) or type(error) is OSError
-        ):  # ours; `requests`' of a missing CA bundle
+        # The first is ours, the other that of `requests` where a CA bundle is missing.
+        if isinstance(error, ProviderError) or type(error) is OSError:
             reason = f"{reason}: {error}"
         logger.warning("%s: fetch failed (%s) at %s; %s", self._name, reason, self.url, known)
 

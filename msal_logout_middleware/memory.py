@@ -133,9 +133,8 @@ class Memory:
         self._by_handle: dict[str, Seen] = {}
         self.doubts = 0
         self._lives = count()
-        self.life = next(
-            self._lives
-        )  # of the store's index: another one may have lost what this worker knows of it
+        # The life of the store's index: in another one, what this worker knows of it may be lost.
+        self.life = next(self._lives)
         self._all: weakref.WeakSet[Seen] = weakref.WeakSet()
         config.unmarked.on_add = self.doubt
 

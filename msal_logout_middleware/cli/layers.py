@@ -14,9 +14,8 @@ def logout_of(named: object) -> Logout | None:
     if isinstance(named, Logout):
         return named
     found = next((logout for layer in layers(named) if (logout := logout_in(layer)) is not None), None)
-    beside = getattr(
-        getattr(named, "state", None), "logout", None
-    )  # where Starlette's documentation puts such things
+    # Where Starlette's documentation puts such things.
+    beside = getattr(getattr(named, "state", None), "logout", None)
     return found or (beside if isinstance(beside, Logout) else None)
 
 

@@ -72,9 +72,8 @@ class LitestarSession:
         config = self._backend().config
         names, chunked = [config.key], not self.server_side
         if chunked:
-            if not re.fullmatch(
-                r"[\w-]+", config.key, re.ASCII
-            ):  # it would read copies under other names too
+            # A pattern would have it read copies under other names too.
+            if not re.fullmatch(r"[\w-]+", config.key, re.ASCII):
                 raise ValueError(
                     "Litestar takes the session's key for a pattern: use letters, digits, - and _ only"
                 )
@@ -230,9 +229,8 @@ def _true_id(store: Store, session_id: str) -> str:
     Litestar before 2.20 named a session's file by what is left of its id when everything odd is made plain. Each such
     spelling would be a session of its own to whoever asks whether it has ended.
     """
-    path_of = (
-        getattr(store, "_path_from_key", None) if isinstance(store, FileStore) else None
-    )  # nothing public tells
+    # Nothing public tells.
+    path_of = getattr(store, "_path_from_key", None) if isinstance(store, FileStore) else None
     if path_of is None:
         return session_id
     name: str = path_of(session_id).name

@@ -261,9 +261,8 @@ class Feed:
         if news.after == self._tip and news.marks is not None:
             self._hold(news.marks)
             self._move_to(news.tip)
-        return (
-            news.tip == self._tip or news.tip in self._passed
-        )  # most often the last one: the others are many
+        # Most often it is the last one: the others are many.
+        return news.tip == self._tip or news.tip in self._passed
 
     def _take(self, answer: Answer, asked_at: float, known: Tip | None, *, cursor: int | None) -> None:
         """Take in an answer: `cursor` is from where on its marks are; `None` if it brings none."""

@@ -129,9 +129,8 @@ class LoopbackServer:
 
 
 def _bound(port: int) -> socket.socket:
-    bound = socket.socket(
-        socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    )  # so that asyncio sets TCP_NODELAY
+    # With the protocol, so that asyncio sets TCP_NODELAY.
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", port))
     return bound

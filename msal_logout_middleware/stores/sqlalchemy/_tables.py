@@ -102,9 +102,8 @@ class Tables:
             _column("issued_at", Double),
             _column("data", _BLOB),
             _column("expires_at", Double),
-            _column(
-                "cache", _name(64), nullable=True
-            ),  # the row of its token cache, if that is its user's alone
+            # The row of its token cache, if that is its user's alone.
+            _column("cache", _name(64), nullable=True),
             indexes=("session", "expires_at"),
         )
         self.record_keys = self._table(
