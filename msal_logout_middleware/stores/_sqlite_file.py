@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import StoreError
+from ._keys import NOT_UNICODE
 from ._mounts import network_filesystem
 
 logger = logging.getLogger("msal_logout_middleware")
@@ -162,7 +163,7 @@ class Database:
         except sqlite3.Error as error:
             raise StoreError(self._sentence(getattr(error, "sqlite_errorcode", 0))) from error
         except UnicodeEncodeError:
-            raise ValueError("a key is not valid Unicode: it holds a lone surrogate") from None
+            raise ValueError(NOT_UNICODE) from None
         finally:
             self._take_back(connection, sound=sound)
 

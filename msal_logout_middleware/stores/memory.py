@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 from ..errors import StoreError
 from . import Ended, Ending, JournalRow, Jti, Loaded, Mark, Marks, Rows, SessionRecord
+from ._keys import encoded, positive
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 from .encryption import Encryption, opened, protected
 
@@ -179,12 +180,12 @@ class MemoryStore:
 
     def load(self, key: str) -> Loaded:
         """Return the token cache under a key; one that was never there has the version `""`."""
-        _refuse_surrogates(key)
+        encoded(key)  # a key that the other stores refuse is refused here as well
         return opened(self.encryption, key, self.load_row(key))
 
     def replace(self, key: str, expected: str, data: bytes | None) -> bool:
         """Write a token cache (`None`: remove it) if its version is still the expected one."""
-        _refuse_surrogates(key)
+        encoded(key)  # a key that the other stores refuse is refused here as well
         data = protected(self.encryption, key, data)
         with self._turn as now:
             if self._load(key, now).version != expected:
@@ -196,8 +197,7 @@ class MemoryStore:
 
     def rows(self, after: str | None = None, *, limit: int) -> Rows:
         """Return some rows that have a token cache, in the order of their names, which are the cache keys."""
-        if limit < 1:
-            raise ValueError("limit must be at least 1")
+        positive(limit)
         with self._turn as now:
             names = sorted(name for name in self._token_caches.names(now) if after is None or name > after)
             names = [name for name in names if self._load(name, now).data is not None]
@@ -285,8 +285,7 @@ class MemoryStore:
 
     def take(self, *, limit: int, lease_seconds: float) -> Sequence[JournalRow]:
         """Lease open journal rows whose lease has run out, the oldest first, so that no other worker does."""
-        if limit < 1:
-            raise ValueError("limit must be at least 1")
+        positive(limit)
         with self._turn as now:
             taken: list[JournalRow] = []
             for row, work in self._journal.items():
@@ -304,8 +303,7 @@ class MemoryStore:
 
     def marks_since(self, cursor: int, *, limit: int) -> Marks:
         """Return unexpired marks after a cursor (0: from the start), at most `limit`, in order."""
-        if limit < 1:
-            raise ValueError("limit must be at least 1")
+        positive(limit)
         with self._turn as now:
             marks: list[Mark] = []
             for sequence in range(max(cursor + 1, self._first_mark), self._sequence + 1):
@@ -432,14 +430,6 @@ def _discard(handles: dict[str, dict[str, None]], name: str, handle: str) -> Non
     named.pop(handle, None)
     if not named:
         del handles[name]
-
-
-def _refuse_surrogates(key: str) -> None:
-    """Refuse the one kind of key that a database cannot hold, as the other stores do."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise ValueError("a key is not valid Unicode: it holds a lone surrogate") from None
 
 
 def _count_fork() -> None:

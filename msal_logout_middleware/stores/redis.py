@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -24,6 +23,7 @@ from ..errors import StoreError
 from . import Ended, Ending, JournalRow, Loaded, Mark, Marks, Rows, SessionRecord, Weakness
 from . import _redis_scripts as scripts
 from ._feed import Answer, Feed, News, Tip
+from ._keys import encoded, positive, row_of
 from ._redis_server import Messages, Server
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 from .encryption import Encryption, opened, protected
@@ -92,9 +92,9 @@ class RedisStore:
                 "wait_replicas must not be less than 0, and wait_seconds be less than timeout_seconds"
             )
         base = f"{{{prefix}}}:"
-        self._base = _encoded(base)
-        self._caches = _encoded(f"{prefix}:cache:")
-        self._index = tuple(_encoded(base + name) for name in scripts.INDEX_KEYS)
+        self._base = encoded(base)
+        self._caches = encoded(f"{prefix}:cache:")
+        self._index = tuple(encoded(base + name) for name in scripts.INDEX_KEYS)
         self._clock = clock
         self._token_cache_lifetime = token_cache_lifetime_seconds
         self._removed_row = removed_row_seconds
@@ -120,7 +120,7 @@ class RedisStore:
 
     def load(self, key: str) -> MaybeAwaitable[Loaded]:
         """Return the token cache under a key; one that was never there has the version `""`."""
-        return self._server.drive(self._load(_row(key)))
+        return self._server.drive(self._load(row_of(key)))
 
     async def _load(self, row: str) -> Loaded:
         return opened(self.encryption, row, await self._load_row(self._cache(row)))
@@ -133,18 +133,18 @@ class RedisStore:
 
     def replace(self, key: str, expected: str, data: bytes | None) -> MaybeAwaitable[bool]:
         """Write a token cache (`None`: remove it) if its version is still the expected one."""
-        row, now = _row(key), self._clock()
+        row, now = row_of(key), self._clock()
         data = protected(self.encryption, row, data)
         expires_at = now + (self._removed_row if data is None else self._token_cache_lifetime)
         new = secrets.token_hex(16)
-        args = [_encoded(expected), new, repr(expires_at), _kept(expires_at, now)]
+        args = [encoded(expected), new, repr(expires_at), _kept(expires_at, now)]
         return self._run(
             bool, scripts.REPLACE, now, *args, *([] if data is None else [data]), keys=(self._cache(row),)
         )
 
     def rows(self, after: str | None = None, *, limit: int) -> MaybeAwaitable[Rows]:
         """Return some rows, in no order: the keys' SHA-256. A cluster's servers come one after the other."""
-        return self._server.drive(self._rows(after, _positive(limit)))
+        return self._server.drive(self._rows(after, positive(limit)))
 
     async def _rows(self, after: str | None, limit: int) -> Rows:
         names, after = await self._server.scan(self._caches + _ANY_ROW, after, limit)
@@ -156,12 +156,12 @@ class RedisStore:
 
     def replace_row(self, row: str, expected: str, data: bytes) -> MaybeAwaitable[bool]:
         """Write what is to stand in a row, as it is, if its version is still the expected one."""
-        args = [_encoded(expected), secrets.token_hex(16), data]
+        args = [encoded(expected), secrets.token_hex(16), data]
         return self._run(bool, scripts.REPLACE_ROW, self._clock(), *args, keys=(self._cache(row),))
 
     def _cache(self, row: str) -> bytes:
         """Return the server's key of a row."""
-        return self._caches + _encoded(row)
+        return self._caches + encoded(row)
 
     # The session index
 
@@ -178,14 +178,14 @@ class RedisStore:
     def _written(self, record: SessionRecord, now: float) -> list[Any]:
         times: list[float | str] = [record.issued_at, record.expires_at]
         if record.cache is not None and self.drops_caches:
-            times.append(_row(record.cache))
+            times.append(row_of(record.cache))
         kept = _kept(record.expires_at, now)
         head = (_json(record.session), _json(record.keys), _json(times)[1:-1])
-        return [_encoded(record.handle), *head, record.data, kept]
+        return [encoded(record.handle), *head, record.data, kept]
 
     def get(self, handle: str) -> MaybeAwaitable[SessionRecord | None]:
         """Return the record of a live handle."""
-        return self._server.drive(self._get(handle, _encoded(handle)))
+        return self._server.drive(self._get(handle, encoded(handle)))
 
     async def _get(self, handle: str, name: bytes) -> SessionRecord | None:
         found = await self._server.read("GET", self._base + b"record:" + name)
@@ -194,7 +194,7 @@ class RedisStore:
 
     def find(self, key: str) -> MaybeAwaitable[Sequence[SessionRecord]]:
         """Return the live records that are found by a key, in the order in which they were recorded."""
-        return self._run(_records, scripts.FIND, self._clock(), _encoded(key))
+        return self._run(_records, scripts.FIND, self._clock(), encoded(key))
 
     def end(self, ending: Ending) -> MaybeAwaitable[Ended]:
         """End sessions: marks, journal and `jti` in one script. Every ending is committed here."""
@@ -240,11 +240,11 @@ class RedisStore:
     def take(self, *, limit: int, lease_seconds: float) -> MaybeAwaitable[Sequence[JournalRow]]:
         """Lease open journal rows whose lease has run out, the oldest first, so that no other worker does."""
         now = self._clock()
-        return self._run(_rows, scripts.TAKE, now, _positive(limit), repr(now + lease_seconds))
+        return self._run(_rows, scripts.TAKE, now, positive(limit), repr(now + lease_seconds))
 
     def finish(self, row: str) -> MaybeAwaitable[None]:
         """Clear a journal row; no error if it is gone. It stays if too few replicas have what came before."""
-        return self._server.drive(self._finish(_encoded(row)))
+        return self._server.drive(self._finish(encoded(row)))
 
     async def _finish(self, row: bytes) -> None:
         wanted = self._wait_replicas
@@ -260,7 +260,7 @@ class RedisStore:
 
         They come from memory while the server vouches for it.
         """
-        held = self._feed.held(cursor, _positive(limit), self._clock())
+        held = self._feed.held(cursor, positive(limit), self._clock())
         return held if held is not None else self._server.drive(self._feed.marks_since(cursor, limit))
 
     def open_rows(self) -> MaybeAwaitable[int]:
@@ -371,20 +371,8 @@ def _too_few(acknowledged: int, wanted: int) -> StoreError:
 # What is sent, and what comes back
 
 
-def _encoded(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("a key is not valid Unicode: it holds a lone surrogate") from None
-
-
-def _row(key: str) -> str:
-    """Return what a cache key's row is called: the key often is a user's id, and a removed one is remembered."""
-    return hashlib.sha256(_encoded(key)).hexdigest()
-
-
 def _json(value: Any) -> bytes:
-    return _encoded(_compact(value))
+    return encoded(_compact(value))
 
 
 def _new_names(*sizes: int) -> Iterator[str]:
@@ -398,12 +386,6 @@ def _new_names(*sizes: int) -> Iterator[str]:
 def _kept(expires_at: float, now: float) -> int:
     """Return for how many milliseconds the server keeps something."""
     return max(1, min(int((expires_at - now + CLOCK_STEP_SECONDS) * 1000), _LONGEST_MILLISECONDS))
-
-
-def _positive(limit: int) -> int:
-    if limit < 1:
-        raise ValueError("limit must be at least 1")
-    return limit
 
 
 def _as_list(ending: Ending, now: float) -> list[Any]:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from typing import Literal
 from ..errors import StoreError
 from . import Ended, Ending, JournalRow, Jti, Loaded, Mark, Marks, Rows, SessionRecord
 from ._generation import Generation, number_of
+from ._keys import positive, row_of
 from ._mounts import network_filesystem
 from ._sqlite_file import Database
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
@@ -124,12 +124,12 @@ class SQLiteStore:
 
     def load(self, key: str) -> Loaded:
         """Return the token cache under a key; one that was never there has the version `""`."""
-        row = _hidden(key)
+        row = row_of(key)
         return opened(self.encryption, row, self.load_row(row))
 
     def replace(self, key: str, expected: str, data: bytes | None) -> bool:
         """Write a token cache (`None`: remove it) if its version is still the expected one."""
-        row = _hidden(key)
+        row = row_of(key)
         data = protected(self.encryption, row, data)
         with self._changing() as (db, now):
             if _load(db, row, now).version != expected:
@@ -147,7 +147,7 @@ class SQLiteStore:
             found = db.execute(
                 """SELECT key FROM token_caches WHERE key > ? AND data IS NOT NULL AND expires_at > ?
                     ORDER BY key LIMIT ?""",
-                (after or "", self._clock(), _positive(limit)),
+                (after or "", self._clock(), positive(limit)),
             )
             names = [name for (name,) in found]
         return Rows(names, names[-1] if len(names) == limit else None)
@@ -228,7 +228,7 @@ class SQLiteStore:
             rows = db.execute(
                 """SELECT id, name, work FROM journal WHERE leased_until <= ? OR leased_at > ?
                     ORDER BY id LIMIT ?""",
-                (now, now + CLOCK_STEP_SECONDS, _positive(limit)),
+                (now, now + CLOCK_STEP_SECONDS, positive(limit)),
             ).fetchall()
             db.executemany(
                 "UPDATE journal SET leased_at = ?, leased_until = ? WHERE id = ?",
@@ -255,7 +255,7 @@ class SQLiteStore:
             rows = db.execute(
                 """SELECT kind, value, before, sequence, expires_at FROM marks
                     WHERE sequence > ? AND kind <> 'session' AND expires_at > ? ORDER BY sequence LIMIT ?""",
-                (cursor, self._clock(), _positive(limit)),
+                (cursor, self._clock(), positive(limit)),
             )
             marks = [Mark(*row) for row in rows]
             # A backup that took the file's place has the same epoch, and may have grown past the cursor since.
@@ -318,14 +318,6 @@ class SQLiteStore:
             now = self._clock()
             yield db, now
             _sweep(db, now, _SWEPT_BY_A_WRITE)
-
-
-def _hidden(key: str) -> str:
-    """Return what a cache key is stored as: it often is a user's id, and a removed row stays for a while."""
-    try:
-        return hashlib.sha256(key.encode()).hexdigest()
-    except UnicodeEncodeError:
-        raise ValueError("a key is not valid Unicode: it holds a lone surrogate") from None
 
 
 def _load(db: sqlite3.Connection, row: str, now: float) -> Loaded:
@@ -458,9 +450,3 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:  # its own folder may not be entered, which the first use tells
         return False
-
-
-def _positive(limit: int) -> int:
-    if limit < 1:
-        raise ValueError("limit must be at least 1")
-    return limit

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 import os
 import random
@@ -34,6 +33,7 @@ from ..._drive import MaybeAwaitable, run, settle
 from ...errors import StoreError
 from .. import Ended, Ending, JournalRow, Loaded, Marks, Rows, SessionRecord
 from .._feed import Answer, Feed, Messages, Tip
+from .._keys import positive, row_of
 from .._times import REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 from ..encryption import Encryption, opened, protected
 from ._errors import NO_TABLES, Fault, fault, name_of
@@ -167,21 +167,21 @@ class SQLAlchemyStore:
 
     def load(self, key: str) -> MaybeAwaitable[Loaded]:
         """Return the token cache under a key; one that was never there has the version `""`."""
-        return self._driven(self._load(_hidden(key)))
+        return self._driven(self._load(row_of(key)))
 
     async def _load(self, row: str) -> Loaded:
         return opened(self.encryption, row, await settle(self.load_row(row)))
 
     def replace(self, key: str, expected: str, data: bytes | None) -> MaybeAwaitable[bool]:
         """Write a token cache (`None`: remove it) if its version is still the expected one."""
-        row = _hidden(key)
+        row = row_of(key)
         data = protected(self.encryption, row, data)
         replace = partial(self._operations.replace, row=row, expected=expected, data=data)
         return self._do(self._statements, replace, sweeps=True)
 
     def rows(self, after: str | None = None, *, limit: int) -> MaybeAwaitable[Rows]:
         """Return some rows that have a token cache, in the order of their names: the keys' SHA-256."""
-        return self._look(partial(self._operations.rows, after=after or "", limit=_positive(limit)))
+        return self._look(partial(self._operations.rows, after=after or "", limit=positive(limit)))
 
     def load_row(self, row: str) -> MaybeAwaitable[Loaded]:
         """Return what stands in a row, as it stands there."""
@@ -230,7 +230,7 @@ class SQLAlchemyStore:
 
     def take(self, *, limit: int, lease_seconds: float) -> MaybeAwaitable[Sequence[JournalRow]]:
         """Lease open journal rows whose lease has run out, the oldest first, so that no other worker does."""
-        take = partial(self._operations.take, limit=_positive(limit), lease_seconds=lease_seconds)
+        take = partial(self._operations.take, limit=positive(limit), lease_seconds=lease_seconds)
         return self._change(take)
 
     def finish(self, row: str) -> MaybeAwaitable[None]:
@@ -240,7 +240,7 @@ class SQLAlchemyStore:
     def marks_since(self, cursor: int, *, limit: int) -> MaybeAwaitable[Marks]:
         """Return unexpired marks after a cursor (0: from the start), at most `limit`, in order."""
         self._notice_fork()
-        held = self._feed.held(cursor, _positive(limit), self._clock())
+        held = self._feed.held(cursor, positive(limit), self._clock())
         return held if held is not None else self._driven(self._feed.marks_since(cursor, limit))
 
     def generation(self) -> int | None:
@@ -495,23 +495,9 @@ def _connect_arguments(url: URL, timeout_seconds: float) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in url.query}
 
 
-def _hidden(key: str) -> str:
-    """Return what a cache key is stored as: it often is a user's id, and a removed row stays for a while."""
-    try:
-        return hashlib.sha256(key.encode()).hexdigest()
-    except UnicodeEncodeError:
-        raise ValueError("a key is not valid Unicode: it holds a lone surrogate") from None
-
-
 def _with_row(record: SessionRecord) -> SessionRecord:
     """Return a record that names its token cache's row for its key."""
-    return record if record.cache is None else replace(record, cache=_hidden(record.cache))
-
-
-def _positive(limit: int) -> int:
-    if limit < 1:
-        raise ValueError("limit must be at least 1")
-    return limit
+    return record if record.cache is None else replace(record, cache=row_of(record.cache))
 
 
 _stores: weakref.WeakSet[SQLAlchemyStore] = weakref.WeakSet()
