@@ -90,10 +90,13 @@ async def end(
         before: Sessions that the index never saw end as well if their `iat` is up to this, in seconds since 1970;
             `None`: only sessions that the index knows end.
         jti: The logout token's.
+
+    Returns:
+        How far it came. Nothing is raised for a part that failed.
     """
     keys = sought.keys(config)
     work = Work(channel, known, sought.user)
-    marks = () if before is None else tuple(KeyMark(key, before) for key in keys)
+    marks = () if before is None else tuple(KeyMark(one, before) for one in keys)
     target = Target(found_by=keys, keys=marks, jti=jti)
     taken_over = await steps.do("find", lambda: spared(config, keys)) if config.server_side else ()
     if taken_over is None:  # whose they are by now cannot be told, and nobody else's may end
@@ -111,7 +114,7 @@ async def end_by_administrator(config: Configuration, sought: Sought, steps: Ste
 
 async def count(config: Configuration, sought: Sought) -> int:
     """Return how many sessions the index finds."""
-    found = [await settle(config.store.find(key)) for key in sought.keys(config)]
+    found = [await settle(config.store.find(one)) for one in sought.keys(config)]
     return len({record.session for records in found for record in records})
 
 
