@@ -31,7 +31,7 @@ logger = logging.getLogger("msal_logout_middleware")
 
 T = TypeVar("T")
 _FIRST_WAIT_SECONDS = 0.05
-# That a mark outlives its session: frameworks tell the age of a cookie by other clocks, and in whole seconds.
+# By how much a mark outlives its session: frameworks tell a cookie's age by other clocks, and in whole seconds.
 _BEYOND_SECONDS = 3600.0
 
 
@@ -243,7 +243,7 @@ async def _groups(config: Configuration, work: Work, target: Target) -> frozense
     A session that has gone on has handles that say less than the index knows of it.
     """
     found = {session.group for session in work.sessions if session.group}
-    with suppress(Exception):  # any engine's: what the store does not say must do without
+    with suppress(Exception):  # any engine's: it must do without what the store does not say
         for one in target.found_by:
             found |= {record.session for record in await settle(config.store.find(one))}
     return frozenset(found).difference(target.spared)

@@ -43,8 +43,8 @@ Found = list[tuple[str, "Session | Seen"]]  # each with its cookies
 class Gate:
     """What one worker lets pass.
 
-    `generation` and `visits` are those of its `Memory`, for the doors. `learns_exchanges` tells whether requests
-    may say something of the provider's session.
+    `generation` and `visits` are those of its `Memory`, for the doors. `nobody` is the visit of a request that bears
+    no session. `learns_exchanges` tells whether requests may say something of the provider's session.
 
     Args:
         config: The configuration.
@@ -129,6 +129,17 @@ class Gate:
     async def _judge(
         self, found: Found, header: str | bytes | None, cookie_header: str, world: World
     ) -> Visit:
+        """Judge a request by what the store says.
+
+        Args:
+            found: The sessions that its cookies lead to.
+            header: What the visit is remembered by; `None` if it is not to be.
+            cookie_header: Its `Cookie` header.
+            world: Where to ask the store.
+
+        Raises:
+            Exception: The store cannot be asked.
+        """
         dead: list[str] = []
         visit = Visit()
         doubts = self._memory.doubts
@@ -338,6 +349,7 @@ class Gate:
         self._memory.sweep()
 
     async def _unsure(self, error: Exception) -> None:
+        """Tell that the store cannot be asked, once in a while."""
         if time.monotonic() < self._unsure_again_at:
             return  # it has just been told
         self._unsure_again_at = time.monotonic() + _TOLD_AGAIN_SECONDS

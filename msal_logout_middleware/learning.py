@@ -89,7 +89,14 @@ class Learning:
         return self._memory.keep(Seen(known.handles, known, group, ended=not lives), life)
 
     async def learn(self, visit: Visit, session: Session, sid: str | None, world: World) -> Seen:
-        """Record the session that an answer carries: a sign-in, or one that goes on under another handle."""
+        """Record the session that an answer carries: a sign-in, or one that goes on under another handle.
+
+        Args:
+            visit: What was found out about the request.
+            session: The session that the answer carries.
+            sid: The provider's session, as the request or the app says it; only for claims that have no `sid`.
+            world: Where to end the session of a user in whose place another has signed in.
+        """
         life = self._memory.life
         known = self._config.known(session, sid=None if (session.claims or {}).get("sid") else sid)
         if not known.handles:

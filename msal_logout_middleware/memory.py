@@ -118,7 +118,7 @@ class Memory:
 
     `generation` is the store's. `visits` remembers what was found out about whole `Cookie` headers, each under its
     `sample`: it holds as long as the session's `lives_at` is the store's generation. `doubts` counts how often all of
-    it was put in doubt.
+    it was put in doubt. `life` is that of the store's index: in another one, what is remembered of it may be lost.
 
     Args:
         config: The configuration.
@@ -133,7 +133,6 @@ class Memory:
         self._by_handle: dict[str, Seen] = {}
         self.doubts = 0
         self._lives = count()
-        # The life of the store's index: in another one, what this worker knows of it may be lost.
         self.life = next(self._lives)
         self._all: weakref.WeakSet[Seen] = weakref.WeakSet()
         config.unmarked.on_add = self.doubt

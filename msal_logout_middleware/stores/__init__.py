@@ -73,10 +73,10 @@ class TokenCacheStore(Protocol):
 
 
 class Weakness(NamedTuple):
-    """By which of its settings a store's server may forget sign-outs.
+    """A setting of a store's server by which it may forget sign-outs.
 
     Args:
-        seen: The setting.
+        seen: What the setting is, in words for people.
         to_do: What to do about it.
     """
 

@@ -41,7 +41,7 @@ _PASSED = 1000  # tips
 _FIRST_WAIT_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 1.0
 _LISTENING_SECONDS = 0.25  # until the follower looks whether it is to ask, or to stop
-_SILENT_BEATS = 3
+_SILENT_BEATS = 3  # which brought what no message had told: then the messages are subscribed to anew
 
 
 class Tip(NamedTuple):

@@ -27,7 +27,18 @@ T = TypeVar("T")
 
 
 class Server:
-    """A client of the server, plain or asyncio: coroutines that wait in their own world."""
+    """A client of the server, plain or asyncio: coroutines that wait in their own world.
+
+    Args:
+        client_or_url: The client, or the URL that a plain one is made of.
+        timeout_seconds: How long a call waits for the server; a plain client that was given has a timeout of its own.
+        wait_seconds: How long a call waits for replicas.
+
+    Raises:
+        TypeError: It is no client, or one that remembers what it has read.
+        ValueError: The URL cannot be read.
+        ImportError: The URL's client is not installed.
+    """
 
     def __init__(self, client_or_url: Any, timeout_seconds: float, wait_seconds: float) -> None:
         self._is_ours = isinstance(client_or_url, str)

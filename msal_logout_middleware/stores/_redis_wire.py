@@ -108,6 +108,7 @@ class _PlainLine:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.is_alone = True
+        """Whether the server has said nothing of its own accord."""
         self.values = Values()
         _ = connection._sock.recv
 

@@ -86,7 +86,12 @@ class _Connection(NamedTuple):
 
 
 class Database:
-    """The connections of one process to the file, lent to one thread at a time."""
+    """The connections of one process to the file, each lent to one thread at a time.
+
+    Args:
+        path: The file.
+        busy_timeout_seconds: How long a thread waits for another's write, and again for another process's.
+    """
 
     def __init__(self, path: Path, busy_timeout_seconds: float) -> None:
         self._path = path

@@ -66,6 +66,7 @@ class RedisStore:
 
     Raises:
         ValueError: An argument is not what it must be.
+        TypeError: It is no such client, or one with a `cache_config`: what that has read may change at any time.
         ImportError: The URL's client is not installed.
     """
 

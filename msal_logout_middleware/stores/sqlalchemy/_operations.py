@@ -63,6 +63,8 @@ _LONGEST_MESSAGE = 7000  # bytes; PostgreSQL's own limit is 8000
 class Pending:
     """An ending on its way, which may have to be tried more than once.
 
+    `name` is that of the tip that it leaves, by which it is known again.
+
     Args:
         ending: What ends.
     """
@@ -101,7 +103,7 @@ class _Statements:
     """What is said often, made once: to make a statement takes SQLAlchemy longer than to send it.
 
     Args:
-        tables: Where it is kept.
+        tables: The store's.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -171,7 +173,7 @@ class Operations:
     """Every operation of the store.
 
     Args:
-        tables: Where it is kept.
+        tables: The store's.
         clock: The time in seconds since 1970.
         token_cache_lifetime_seconds: How long a token cache is kept after its last write.
         removed_row_seconds: How long a removed token cache is remembered.
@@ -639,6 +641,7 @@ class Operations:
             )
             if not found:
                 continue
+            # From the first deletion on: who ends may have read a `jti` that has expired, to claim it anew.
             if left == limit:
                 self._among_others(db)
             left -= _count(db, delete(table).where(key.in_(sorted(found)), over))

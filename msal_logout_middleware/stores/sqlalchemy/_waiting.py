@@ -17,7 +17,8 @@ from typing import Any
 from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-_LATER = 1.25  # what the server itself breaks off leaves the connection whole, so that comes first
+# Times the timeout: what the server itself breaks off leaves the connection whole, so that is to come first.
+_LATER = 1.25
 _LOOKS_EVERY_SECONDS = 0.1
 
 
