@@ -339,7 +339,7 @@ class Feed:
                 next_beat = clock() + self._beat
                 await self._ask()
             if self._untold >= _SILENT_BEATS and messages is not None:
-                raise StoreError("it is asked what no message has told")
+                raise StoreError("no message has told of its last endings")
             seconds = min(max(0.0, next_beat - clock()), _LISTENING_SECONDS)
             if messages is None:
                 await self._wait(stopped, seconds)
