@@ -110,12 +110,11 @@ class SQLAlchemyStore:
             )
         if timeout_seconds <= 0:
             raise ValueError("timeout_seconds must be more than 0")
-        self._is_own = isinstance(engine_or_url, (str, URL))
-        self._engine = (
-            _engine(engine_or_url, timeout_seconds)
-            if isinstance(engine_or_url, (str, URL))
-            else engine_or_url
-        )
+        self._engine: Engine | AsyncEngine
+        if isinstance(engine_or_url, (str, URL)):
+            self._is_own, self._engine = True, _engine(engine_or_url, timeout_seconds)
+        else:
+            self._is_own, self._engine = False, engine_or_url
         self.is_async = isinstance(self._engine, AsyncEngine)
         """Whether the methods return awaitables."""
         self.blocking = not self.is_async
@@ -125,13 +124,10 @@ class SQLAlchemyStore:
             raise ValueError(f"SQLAlchemyStore serves {', '.join(_DATABASES)}, not {name}")
         if name == "sqlite" and self._engine.url.database in {None, "", ":memory:"}:
             raise ValueError("an in-memory database is not shared between workers; use MemoryStore for tests")
-        self._listens = can_listen(
-            self._engine.sync_engine if isinstance(self._engine, AsyncEngine) else self._engine
-        )
-        if listens and not self._listens:
+        can = can_listen(_inner(self._engine))
+        if listens and not can:
             raise ValueError("listens=True needs PostgreSQL, and psycopg 3.2 or asyncpg as its driver")
-        if listens is False:
-            self._listens = False
+        self._listens = can and listens is not False
         self._name = name_of(self._engine.url)
         self._timeout = timeout_seconds
         self._creates_tables = create_tables
@@ -401,7 +397,7 @@ class SQLAlchemyStore:
 
     def _after_fork(self) -> None:
         """Leave the parent's connections alone: neither use them nor close them."""
-        engine = self._engine.sync_engine if isinstance(self._engine, AsyncEngine) else self._engine
+        engine = _inner(self._engine)
         _inherited.append(engine.pool)
         engine.dispose(close=False)
         self._start()
@@ -411,8 +407,8 @@ class SQLAlchemyStore:
         loop = asyncio.get_running_loop()
         if self._loop is loop:
             return
-        if self._loop is not None and isinstance(self._engine, AsyncEngine):
-            self._engine.sync_engine.dispose(close=False)
+        if self._loop is not None:
+            _inner(self._engine).dispose(close=False)
         self._loop = loop
 
 
@@ -440,6 +436,11 @@ class _Source:
             return Psycopg(engine, channel)
         driver = Asyncpg if engine.dialect.driver == "asyncpg" else AsyncPsycopg
         return await driver.open(engine, channel)
+
+
+def _inner(engine: Engine | AsyncEngine) -> Engine:
+    """Return the engine that has the connections: the one inside, of an asynchronous one."""
+    return engine.sync_engine if isinstance(engine, AsyncEngine) else engine
 
 
 def _engine(url: str | URL, timeout_seconds: float) -> Engine | AsyncEngine:

@@ -636,9 +636,7 @@ class Operations:
             (tables.tips, tables.tips.c.sequence, 0.0),
         ):
             over = table.c.expires_at <= now - kept_seconds
-            found = (
-                db.execute(select(key).where(over).order_by(table.c.expires_at).limit(left)).scalars().all()
-            )
+            found = db.scalars(select(key).where(over).order_by(table.c.expires_at).limit(left)).all()
             if not found:
                 continue
             # From the first deletion on: who ends may have read a `jti` that has expired, to claim it anew.
