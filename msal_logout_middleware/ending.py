@@ -342,17 +342,15 @@ async def _clear(
         # One removal does for all sessions of a user, but not where the session's contents may have more.
         if account not in gone and (held is not None or account not in cleared):
             cleared.add(account)
-            removed += await steps.do(
-                "accounts", partial(_remove_accounts, config, session, held)
-            ) or Removed({})
+            removal = partial(_remove_accounts, config, session, held)
+            removed += await steps.do("accounts", removal) or Removed({})
         if not readable:
             steps.leave("session")  # whose it is by now cannot be told, so it stays for another try
         elif delete and session.session_id is not None:
             await steps.do("session", partial(_delete, config, session.session_id))
     if work.user and not cleared:
-        removed += await steps.do("accounts", partial(_remove_users_accounts, config, work.user)) or Removed(
-            {}
-        )
+        removal = partial(_remove_users_accounts, config, work.user)
+        removed += await steps.do("accounts", removal) or Removed({})
     if sessions != [*work.sessions]:
         work = replace(work, sessions=tuple(sessions))
     return Outcome(work, tuple(steps.left), removed)

@@ -50,9 +50,8 @@ class Learning:
         """Record a session that nobody knew: it was signed in before the middleware was there."""
         life = self._memory.life
         lives, group = await self._recorded(known)
-        if not lives and await self._may_be_an_old_one(known):
-            pass  # what its user has by now is not its own
-        elif not lives:
+        # What the user of an old one has by now is not its own.
+        if not lives and not await self._may_be_an_old_one(known):
             # Its `sid` or `sub` was ended before it was known. Now it is known what is left of it.
             await end_sessions(self._config, Work("first-sight", (known,)), Steps(self._config, world))
         return self._memory.keep(Seen(known.handles, known, group, ended=not lives), life)
