@@ -318,17 +318,19 @@ async def _clear(
     delete: bool = True,
     dropped: Mapping[str, bytes | None] = MappingProxyType({}),
 ) -> Outcome:
-    """Remove the accounts of what has ended, and delete the sessions."""
+    """Remove the accounts of what has ended, and delete the sessions.
+
+    Args:
+        config: The configuration.
+        work: The sessions that have ended.
+        steps: Does the steps.
+        contents: What the framework keeps in the first session, where it has just been read.
+        read: Whether what the framework keeps in a session is read first, to see whose it is by now.
+        delete: Whether the sessions are deleted.
+        dropped: The token caches that went with the sessions themselves, by handle, as `Ended` has them.
+    """
     sessions: list[KnownSession] = []
-    removed = Removed({})
-    gone: set[tuple[object, ...]] = set()
-    wants = work.channel == "rp-initiated"  # the browser takes it to the provider
-    counts = wants or work.channel == "admin" or config.tells_what_went
-    for ended in work.sessions if dropped else ():
-        if any(handle in dropped for handle in ended.handles):
-            gone.add((*ended.user, ended.cache_key))
-            for data in filter(None, map(dropped.get, ended.handles)) if counts else ():
-                removed += removed_from(data, ended.claims, wants_id_token=wants)
+    gone, removed = _went(config, work, dropped)
     cleared = set(gone)
     for ended in work.sessions:
         # The contents are those of the session that was known before others were found.
@@ -354,6 +356,24 @@ async def _clear(
     if sessions != [*work.sessions]:
         work = replace(work, sessions=tuple(sessions))
     return Outcome(work, tuple(steps.left), removed)
+
+
+def _went(
+    config: Configuration, work: Work, dropped: Mapping[str, bytes | None]
+) -> tuple[set[tuple[object, ...]], Removed]:
+    """Return whose token caches went with their sessions, and what was in them, if anybody will ask."""
+    wants = work.channel == "rp-initiated"  # the browser takes it to the provider
+    counts = wants or work.channel == "admin" or config.tells_what_went
+    accounts: set[tuple[object, ...]] = set()
+    removed = Removed({})
+    for ended in work.sessions:
+        caches = [dropped[handle] for handle in ended.handles if handle in dropped]
+        if caches:
+            accounts.add((*ended.user, ended.cache_key))
+        for data in caches:
+            if data and counts:
+                removed += removed_from(data, ended.claims, wants_id_token=wants)
+    return accounts, removed
 
 
 async def _read(config: Configuration, session: KnownSession) -> tuple[KnownSession, Session | None]:
