@@ -331,13 +331,14 @@ class Gate:
             Exception: The store cannot be asked.
         """
         await self._memory.renew()
+        losses = self._memory.marks.losses
         lost = self._memory.marks.lost(time.time())
         if lost:
             logger.error("the store has lost %d ended marks: this worker writes them back", len(lost))
         for first in range(0, len(lost), _WRITTEN_AT_ONCE):
             handles = tuple(handle for handle, _ in lost[first : first + _WRITTEN_AT_ONCE])
             await end_sessions(self._config, Work("late"), Steps(self._config, world), target=Target(handles))
-        self._memory.marks.are_written_back()
+        self._memory.marks.are_written_back(losses)
 
     def state(self) -> WorkerState:
         """Return what this worker knows at the moment."""

@@ -30,7 +30,7 @@ class HeldMarks:
     """Handles that are dead, up to a place in the store's order of changes.
 
     `generation` is the store's generation that they are known to be complete for; `None` while they are not. `place`
-    is the store's epoch, and the cursor to go on from.
+    is the store's epoch, and the cursor to go on from. `losses` counts how often the store had lost something.
 
     Those beyond what is kept by name are kept in filters, the oldest first: what may be one of them is for the store to
     say. They are not written back to a store that has lost them.
@@ -46,6 +46,7 @@ class HeldMarks:
         self.generation: int | None = None
         self.place: tuple[str | None, int] = (None, 0)
         self._expires_at: dict[str, float] = {}
+        self.losses = 0
         self._told_anew: set[str] | None = None  # what a new life of the store has told so far
 
     def __len__(self) -> int:
@@ -77,6 +78,7 @@ class HeldMarks:
         epoch, since = place
         same = epoch in (None, found.epoch) and found.cursor >= since
         if not same:
+            self.losses += 1
             self._told_anew = set()
         told_anew = self._told_anew
         for mark in found.marks:
@@ -118,9 +120,14 @@ class HeldMarks:
         held = list(self._expires_at.items())
         return [(handle, at) for handle, at in held if at > now and handle not in told_anew]
 
-    def are_written_back(self) -> None:
-        """Note that the store has again what it had lost."""
-        self._told_anew = None
+    def are_written_back(self, losses: int) -> None:
+        """Note that the store has again what it had lost.
+
+        Args:
+            losses: How many losses there had been when it was looked at what was lost: another may have come since.
+        """
+        if losses == self.losses:
+            self._told_anew = None
 
     def forget(self, now: float) -> None:
         """Forget marks whose time is over: the sessions that they ended have expired as well.

@@ -950,6 +950,30 @@ def test_session_that_is_met_while_the_store_is_emptied_can_be_ended_all_the_sam
 
 
 @pytest.mark.usefixtures("nobody_else_tidies")
+def test_store_that_is_emptied_while_marks_are_written_back_is_written_to_once_more(monkeypatch):
+    store = Emptied()
+    site = Site("flask, signed cookie", KINDS["flask, signed cookie"], store=store).build()
+    ann, bob = site.sign_in(signing_in("ann", "a")), site.sign_in(signing_in("bob", "b"))
+    stolen, at_other = site.copy(ann), site.copy(ann)
+    site.front_channel(sid="a")
+    assert (site.user(stolen), site.user(bob)) == (None, "sub-of-bob")
+    store.empty()
+
+    def end_and_empty(ending, end=store.end):
+        ended = end(ending)
+        store.empty()
+        assert site.user(bob) == "sub-of-bob"  # by which another thread notices
+        return ended
+
+    monkeypatch.setattr(store, "end", end_and_empty, raising=False)
+    site.tidy()
+    monkeypatch.undo()
+    site.tidy()
+    _, at_other.site = site.worker()  # one that knew nothing of it
+    assert site.user(at_other) is None
+
+
+@pytest.mark.usefixtures("nobody_else_tidies")
 @pytest.mark.parametrize("when", ["its record is read", "it is remembered"])
 def test_session_that_is_judged_while_the_store_is_emptied_can_be_ended_all_the_same(when, monkeypatch):
     """Another thread notices it first, and forgets all; what this one puts into memory then is of the life before."""

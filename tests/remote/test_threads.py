@@ -140,7 +140,7 @@ def test_marks_that_an_earlier_life_of_the_store_has_told_are_held_and_written_b
     assert held.take(Marks("new", 1, [again], lost), held.place)
     assert all(held.has([handle]) for handle in ("known", "told", "again"))
     assert [handle for handle, _ in held.lost(now=10.0)] == ["known", "told"]
-    held.are_written_back()
+    held.are_written_back(held.losses)
     assert held.lost(now=10.0) == []
 
 
