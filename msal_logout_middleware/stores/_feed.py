@@ -278,7 +278,8 @@ class Feed:
                 "the store has lost endings, or is another one: all that is known of it is read anew"
             )
             self._lives += 1
-            self._lost = self._marks
+            # Those of the lives before as well: nobody may have asked for them in between.
+            self._lost = [*{mark.value: mark for mark in (*self._lost, *self._marks)}.values()][-_HELD:]
             self._begin(answer)
         elif answer.tip != tip:
             if cursor == tip.sequence and answer.is_all:

@@ -418,6 +418,28 @@ def test_store_that_was_emptied_is_read_anew(worker: Worker, store: Store) -> No
     assert worker.look() == {"new"}
 
 
+def test_ending_that_two_losses_took_before_anybody_asked_for_it_is_told(
+    worker: Worker, store: Store
+) -> None:
+    worker.look()
+    worker.feed.tell(store.end("h0"))
+    for _ in range(2):
+        store.flush()
+        worker.beat()
+    assert [mark.value for mark in worker.ask(worker.place[1]).lost] == ["h0"]
+
+
+def test_of_what_was_lost_no_more_is_held_than_of_what_is_there(
+    worker: Worker, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_feed, "_HELD", 3)
+    for names in (("h0", "h1"), ("h2", "h1"), ("h3",)):
+        worker.feed.tell(store.end(*names))
+        store.flush()
+        worker.beat()
+    assert [mark.value for mark in worker.ask().lost] == ["h1", "h2", "h3"]
+
+
 def test_loss_is_said_once(worker: Worker, store: Store, caplog: pytest.LogCaptureFixture) -> None:
     store.flush()
     worker.beat()
