@@ -10,6 +10,8 @@
 4. While nothing vouches, there is no generation, and the gate asks the store about each request.
 5. A store that has no such tip any more has lost endings, or is another one: all that was known of it is forgotten, and
    the life that `marks_since` names is a new one.
+6. So it is where another server answers, or the same one after a restart: it may have every ending, and lack sessions
+   that were recorded since the last of them.
 """
 
 from __future__ import annotations
@@ -86,6 +88,7 @@ class Answer(NamedTuple):
         has_known: Whether the store has the tip that it was asked with; if it was asked with none, `True`.
         marks: Unexpired marks after the cursor that it was asked with, in order.
         is_all: Whether these are all of them.
+        server: Names the server's present run, in which it loses nothing else than endings; empty if it does not say.
     """
 
     epoch: str
@@ -93,6 +96,7 @@ class Answer(NamedTuple):
     has_known: bool
     marks: Sequence[Mark]
     is_all: bool
+    server: str = ""
 
 
 class Messages(Protocol):
@@ -158,6 +162,7 @@ class Feed:
         self._bound = bound_seconds
         self._beat = bound_seconds / BEATS if beat_seconds is None else beat_seconds
         self._lives = 0
+        self._server = ""
         self._number: int | None = None
         self._epoch = ""
         self._tip: Tip | None = None
@@ -210,14 +215,17 @@ class Feed:
         """Ask the store for the marks after a cursor, and learn from the answer."""
         while True:
             with self._lock:
-                asked_at, known, epoch, life = clock(), self._tip, self._epoch, self._life()
+                asked_at, known, life = clock(), self._tip, self._life()
+                epoch, server = self._epoch, self._server
                 self._latest_time = max(self._latest_time, self._wall_clock())
             answer = await settle(self._source.ask(known, cursor, limit))
             with self._lock:
                 self._take(answer, asked_at, known, cursor=cursor)
                 if self._tip == answer.tip:
                     life = self._life()
-                elif known is None or not answer.has_known or answer.epoch != epoch:
+                elif (
+                    known is None or not answer.has_known or (answer.epoch, answer.server) != (epoch, server)
+                ):
                     continue  # others have learnt meanwhile that the store is another one: which of them this was
             last = answer.tip.sequence if answer.is_all or not answer.marks else answer.marks[-1].sequence
             return Marks(life, last, answer.marks, self._lost)
@@ -267,20 +275,15 @@ class Feed:
     def _take(self, answer: Answer, asked_at: float, known: Tip | None, *, cursor: int | None) -> None:
         """Take in an answer: `cursor` is from where on its marks are; `None` if it brings none."""
         tip = self._tip
+        is_same = (answer.epoch, answer.server) == (self._epoch, self._server)
         if tip is None:
             self._begin(answer)
         elif tip != known:  # which others have learnt meanwhile; it may not be in what the store spoke of
-            if answer.epoch != self._epoch or answer.tip not in self._passed:
+            if not is_same or answer.tip not in self._passed:
                 self._behind = True
                 return
-        elif not answer.has_known or answer.epoch != self._epoch:
-            logger.warning(
-                "the store has lost endings, or is another one: all that is known of it is read anew"
-            )
-            self._lives += 1
-            # Those of the lives before as well: nobody may have asked for them in between.
-            self._lost = [*{mark.value: mark for mark in (*self._lost, *self._marks)}.values()][-_HELD:]
-            self._begin(answer)
+        elif not answer.has_known or not is_same:
+            self._begin_anew(answer)
         elif answer.tip != tip:
             if cursor == tip.sequence and answer.is_all:
                 self._hold(answer.marks)
@@ -290,8 +293,22 @@ class Feed:
         if asked_at > self._doubted_at:
             self._good_until = max(self._good_until, asked_at + self._bound)
 
+    def _begin_anew(self, answer: Answer) -> None:
+        """Forget what was known of a store that has lost something, or may have, since another server answers."""
+        if answer.has_known and answer.epoch == self._epoch:
+            logger.info("the store's server is another one, or was started anew: sessions are looked up anew")
+        else:
+            logger.warning(
+                "the store has lost endings, or is another one: all that is known of it is read anew"
+            )
+        # Those of the lives before as well: nobody may have asked for them in between.
+        self._lost = [*{mark.value: mark for mark in (*self._lost, *self._marks)}.values()][-_HELD:]
+        self._lives += 1
+        self._begin(answer)
+
     def _begin(self, answer: Answer) -> None:
-        self._epoch, self._marks, self._since = answer.epoch, [], answer.tip.sequence
+        self._epoch, self._server = answer.epoch, answer.server
+        self._marks, self._since = [], answer.tip.sequence
         self._passed.clear()
         self._move_to(answer.tip)
 
@@ -303,7 +320,8 @@ class Feed:
             del self._marks[:forgotten]
 
     def _move_to(self, tip: Tip) -> None:
-        self._tip, self._number = tip, tip.generation
+        self._tip = tip
+        self._number = tip.generation + (self._lives << 64)  # the tip may be one that was known before
         self._passed[tip] = None
         if len(self._passed) > _PASSED:
             del self._passed[next(iter(self._passed))]

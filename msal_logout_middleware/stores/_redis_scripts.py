@@ -511,7 +511,10 @@ ASK = Script(
             cursor, is_all = '', 0
         end
     end
-    return {epoch, sequence, tip, has_known, is_all, marks}
+    -- A restart or a promotion may have lost what was written last. Who may not ask for that is told nothing.
+    local said = redis.pcall('INFO', 'replication')
+    local server = type(said) == 'string' and string.match(said, 'master_replid:(%x+)') or ''
+    return {epoch, sequence, tip, has_known, is_all, marks, server}
     """,
 )
 

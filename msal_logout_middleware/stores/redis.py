@@ -332,9 +332,10 @@ class RedisStore:
         tip = ("", "") if known is None else known
         args = [repr(self._clock()), *_new_names(16, 8), *tip, "" if cursor is None else cursor, limit]
         answer = await self._server.call(scripts.ASK, self._index, args)
-        epoch, sequence, name, has_known, is_all, marks = answer
+        epoch, sequence, name, has_known, is_all, marks, server = answer
         told = [_mark([field.decode() for field in mark]) for mark in marks]
-        return Answer(epoch.decode(), Tip(sequence, name.decode()), bool(has_known), told, bool(is_all))
+        tip = Tip(sequence, name.decode())
+        return Answer(epoch.decode(), tip, bool(has_known), told, bool(is_all), server.decode())
 
     async def _subscribe(self) -> Messages | None:
         return await self._server.subscribe(self._base + b"endings", self._hear)

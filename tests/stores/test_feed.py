@@ -56,6 +56,7 @@ class Store:
     def __init__(self, *, is_async: bool = False) -> None:
         self.is_async = is_async
         self.epoch = "epoch"
+        self.server = "server"
         self.tips = [Tip(0, secrets.token_hex(8))]
         self.marks: list[Mark] = []
         self.subscriptions: list[Subscription] = []
@@ -97,7 +98,7 @@ class Store:
         after = [] if cursor is None else [mark for mark in self.marks if mark.sequence > cursor]
         marks = after[:limit]
         has_known = known is None or known in self.tips
-        answer = Answer(self.epoch, self.tip, has_known, marks, len(marks) < limit)
+        answer = Answer(self.epoch, self.tip, has_known, marks, len(marks) < limit, self.server)
         meanwhile, self.meanwhile = self.meanwhile, lambda: None
         meanwhile()
         return _later(answer) if self.is_async else answer
@@ -404,7 +405,7 @@ def test_store_that_lost_endings_is_read_anew_whatever_has_ended_since(
         store.end(f"new {number}")
     worker.beat()
     assert worker.look() == {"h0", *(f"new {number}" for number in range(grows_on))}
-    assert worker.feed.generation() == store.tip.generation
+    assert worker.feed.generation() is not None
 
 
 def test_store_that_was_emptied_is_read_anew(worker: Worker, store: Store) -> None:
@@ -416,6 +417,48 @@ def test_store_that_was_emptied_is_read_anew(worker: Worker, store: Store) -> No
     assert found.epoch != worker.place[0]
     assert [mark.value for mark in found.lost] == ["h0"]
     assert worker.look() == {"new"}
+
+
+def test_store_whose_last_ending_is_one_that_was_the_last_before_has_another_generation(
+    worker: Worker, store: Store
+) -> None:
+    before = worker.feed.generation()
+    worker.feed.tell(store.end("lost"))
+    store.lose(1)
+    worker.beat()
+    assert worker.feed.generation() not in (before, None)
+
+
+def test_other_server_that_has_every_ending_is_another_life_since_it_may_lack_sessions(
+    worker: Worker, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker.feed.tell(store.end("h"))
+    assert worker.look() == {"h"}
+    life, before = worker.place[0], worker.feed.generation()
+    store.server = "another"
+    worker.beat()
+    assert worker.feed.generation() not in (before, None)
+    assert worker.look() == {"h"}
+    assert worker.place[0] != life
+    assert not caplog.records  # nothing is lost, as far as anybody can tell
+    life = worker.place[0]
+    worker.beat()
+    assert worker.ask().epoch == life
+
+
+def test_other_server_is_not_taken_for_the_one_before_since_others_have_heard_of_an_ending_meanwhile(
+    worker: Worker, store: Store, clock: Steady
+) -> None:
+    life = worker.ask().epoch
+    clock.now += 2 * BOUND
+    store.server = "another"
+    store.meanwhile = lambda: worker.feed.tell(store.end("h"))
+    worker.beat()
+    assert worker.feed.generation() is None
+    store.server = "a third"
+    store.meanwhile = lambda: worker.feed.tell(store.end("h2"))
+    assert worker.ask().epoch != life
+    assert worker.feed.generation() is not None
 
 
 def test_ending_that_two_losses_took_before_anybody_asked_for_it_is_told(
@@ -513,7 +556,8 @@ class Following:
         self.feed = Feed(store, bound_seconds=BOUND, beat_seconds=0.05, wall_clock=lambda: NOW)
 
     def in_step(self) -> bool:
-        return self.feed.generation() == self.store.tip.generation
+        generation = self.feed.generation()  # which says in which life as well
+        return generation is not None and generation % (1 << 64) == self.store.tip.generation
 
     def is_followed(self, times: int = 1) -> bool:
         return self.in_step() and len(self.store.subscriptions) == times

@@ -390,7 +390,7 @@ def test_workers_keep_all_through_a_restart_of_a_server_that_writes_to_its_disk(
 ) -> None:
     one, other = workers
     end(one, "before")
-    epoch = other.marks_since(0, limit=9).epoch
+    epoch, _, _ = other.marks_since(0, limit=9).epoch.partition(".")
     own_server.stop()
     until(lambda: one.generation() is None and other.generation() is None)
     with pytest.raises(StoreError, match="cannot be reached"):
@@ -399,7 +399,7 @@ def test_workers_keep_all_through_a_restart_of_a_server_that_writes_to_its_disk(
     until(hears(other, "before"))
     end(one, "h")
     until(hears(other, "h"))
-    assert other.marks_since(0, limit=9).epoch == epoch
+    assert other.marks_since(0, limit=9).epoch.startswith(f"{epoch}.")
 
 
 def test_worker_of_a_server_that_hangs_is_not_vouched_for_and_goes_on_when_it_does(
@@ -673,6 +673,51 @@ def test_replica_that_was_promoted_without_the_last_endings_is_read_anew(
     until(lambda: reader.look() == {"h", "new"})
 
 
+def test_server_that_was_started_anew_without_the_last_sessions_is_another_life(
+    make: Callable[..., Any],
+) -> None:
+    with serving() as server:
+        store = worker(server, make)
+        end(store, "h")
+        life, before = store.marks_since(0, limit=9).epoch, store.generation()
+        server.admin.save()
+        assert store.add(record("lost"), sign_in=True)
+        server.stop()
+        server.start()
+        until(lambda: answers(lambda: store.marks_since(0, limit=9).epoch != life))
+        assert store.get("lost") is None
+        assert store.generation() not in (before, None)
+        assert [mark.value for mark in store.marks_since(0, limit=9).marks] == ["h"]
+
+
+def test_replica_that_was_promoted_without_the_last_sessions_is_another_life(
+    own_server: Server, replica: Server, make: Callable[..., Any]
+) -> None:
+    store = worker(own_server, make, bound_seconds=0.2)
+    end(store, "h")
+    until(lambda: replica.admin.hget(store._index[0], "tip") == own_server.admin.hget(store._index[0], "tip"))
+    life = store.marks_since(0, limit=9).epoch
+    replica.admin.execute_command("REPLICAOF", "NO", "ONE")
+    assert store.add(record("lost"), sign_in=True)
+    own_server.stop()
+    own_server.port, replica.port = replica.port, own_server.port
+    run(store._server._lines.close())
+    store._server._client.connection_pool.connection_kwargs["port"] = own_server.port
+    store._server._client.connection_pool.reset()
+    until(lambda: answers(lambda: store.marks_since(0, limit=9).epoch != life))
+    assert store.get("lost") is None
+
+
+def test_server_that_does_not_say_which_it_is_is_asked_all_the_same(
+    own_server: Server, make: Callable[..., Any]
+) -> None:
+    own_server.admin.execute_command("ACL", "SETUSER", "app", "on", ">word", "~*", "&*", "+@all", "-info")
+    store = make(own_server.url.replace("//", "//app:word@"))
+    end(store, "h")
+    until(lambda: store.generation() is not None)
+    assert [mark.value for mark in store.marks_since(0, limit=9).marks] == ["h"]
+
+
 def test_sentinel_leads_to_the_primary_and_after_a_failover_to_the_new_one(
     own_server: Server, replica: Server, make: Callable[..., Any]
 ) -> None:
@@ -762,7 +807,7 @@ ACL = [  # as docs/stores.md has it
         "+zcard",
         "+zrange",
     ),
-    *("+zrangebyscore", "+zrem", "+zremrangebyrank", "+zscore", "+wait", "+scan", "+ping"),
+    *("+zrangebyscore", "+zrem", "+zremrangebyrank", "+zscore", "+wait", "+scan", "+ping", "+info"),
 ]
 
 

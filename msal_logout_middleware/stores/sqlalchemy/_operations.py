@@ -35,9 +35,11 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    extract,
     func,
     insert,
     inspect,
+    literal,
     or_,
     select,
     text,
@@ -104,9 +106,10 @@ class _Statements:
 
     Args:
         tables: The store's.
+        names_server: Whether the database says since when its server runs.
     """
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, *, names_server: bool) -> None:
         caches, records, keys = tables.token_caches, tables.records, tables.record_keys
         named = caches.c.key == bindparam("name")
         now: BindParameter[float] = bindparam("now")
@@ -162,7 +165,14 @@ class _Statements:
             .limit(bindparam("most", type_=Integer))
             .subquery()
         )
-        state = (meta.epoch, meta.sequence.label("last"), meta.tip, has_passed.label("has_passed"))
+        # A restart or a promotion may have lost what was written last. As a number: a time's text depends on its zone.
+        server: Any = literal("")
+        if names_server:
+            server = extract("epoch", func.pg_postmaster_start_time())
+        state = (
+            *(meta.epoch, meta.sequence.label("last"), meta.tip),
+            *(has_passed.label("has_passed"), server.label("server")),
+        )
         self.ask = select(*state)
         self.ask_for_marks = (
             select(*state, *news.c).select_from(tables.meta.outerjoin(news, true())).order_by(news.c.sequence)
@@ -194,7 +204,7 @@ class Operations:
         self._token_cache_lifetime = token_cache_lifetime_seconds
         self._removed_row = removed_row_seconds
         self._notifies = notifies
-        self._say = _Statements(tables)
+        self._say = _Statements(tables, names_server=notifies)  # both are PostgreSQL's
         name = hashlib.sha256(f"msal_logout_middleware {tables.prefix}".encode()).digest()
         self._order = int.from_bytes(name[:8], signed=True)
 
@@ -613,13 +623,14 @@ class Operations:
             rows = db.execute(self._say.ask_for_marks, asked).all()
         first = rows[0]
         tip = Tip(first.last, first.tip)
-        found = [Mark(*row[4:]) for row in rows if len(row) > 4 and row[4] is not None]
+        found = [Mark(*row[5:]) for row in rows if len(row) > 5 and row[5] is not None]
         return Answer(
             epoch=first.epoch,
             tip=tip,
             has_known=known in {None, tip} or bool(first.has_passed),
             marks=found,
             is_all=len(found) < limit,
+            server=str(first.server),
         )
 
     # Upkeep

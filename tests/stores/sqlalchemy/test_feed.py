@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from msal_logout_middleware._drive import settle
 from msal_logout_middleware.stores import Ending, KeyMark
@@ -279,6 +279,37 @@ def test_backup_that_has_as_many_endings_by_now_is_noticed_as_well(
     store.end(Ending(handles=("another",), expires_at=9e9))
     until(lambda: other.marks_since(0, limit=9).epoch != life)
     assert [mark.value for mark in other.marks_since(0, limit=9).marks] == ["before", "another"]
+
+
+def test_server_that_was_started_anew_may_lack_the_last_sessions_and_is_another_life(make: Make) -> None:
+    server = PostgreSQL()
+    try:
+        server.start()
+        store = make(server.url())
+        store.end(Ending(handles=("h",), expires_at=9e9))
+        (before,) = in_step(store)
+        life = store.marks_since(0, limit=9).epoch
+        server.restart()
+        until(lambda: store.generation() not in (before, None))
+        found = store.marks_since(0, limit=9)
+        assert found.epoch != life
+        assert [mark.value for mark in found.marks] == ["h"]
+        store.close()
+    finally:
+        server.remove()
+
+
+def test_server_is_the_same_in_every_time_zone(make: Make, postgresql: PostgreSQL) -> None:
+    servers = set()
+    for zone in ("UTC", "Asia/Kolkata"):
+        engine = create_engine(postgresql.url(), connect_args={"options": f"-c TimeZone={zone}"})
+        store = make(engine)
+        store.open_rows()  # it makes its tables
+        with engine.connect() as db:
+            servers.add(store._operations.ask(db, None, None, 1).server)
+        engine.dispose()
+    assert len(servers) == 1
+    assert "" not in servers
 
 
 def test_ending_of_the_same_number_in_another_life_is_not_the_one_that_is_known(
