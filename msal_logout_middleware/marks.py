@@ -80,7 +80,8 @@ class HeldMarks:
         if not same:
             self.losses += 1
             self._told_anew = set()
-        told_anew = self._told_anew
+        # What another thread has asked of the life before says nothing of what the new one has.
+        told_anew = self._told_anew if not same or found.epoch == self.place[0] else None
         for mark in found.marks:
             if mark.kind == "handle":
                 self._expires_at[mark.value] = mark.expires_at

@@ -144,6 +144,18 @@ def test_marks_that_an_earlier_life_of_the_store_has_told_are_held_and_written_b
     assert held.lost(now=10.0) == []
 
 
+def test_mark_that_a_thread_was_told_by_the_life_before_is_written_back_to_the_new_one():
+    held = HeldMarks()
+    held.take(Marks("old", 1, []), held.place)
+    place = held.place
+    late = Marks("old", 2, [Mark("handle", "late", 0.0, 2, 9e9)])
+    for _ in range(2):
+        held.take(Marks("new", 0, []), held.place)
+    held.take(late, place)  # which it had asked for before
+    assert held.has(["late"])
+    assert held.lost(now=10.0) == [("late", 9e9)]
+
+
 @pytest.fixture
 def flask_site():
     site = Site("flask, signed cookie", KINDS["flask, signed cookie"])
