@@ -77,11 +77,13 @@ class HeldMarks:
         """
         epoch, since = place
         same = epoch in (None, found.epoch) and found.cursor >= since
-        if not same:
+        held_epoch, held = self.place  # another thread may have asked meanwhile
+        is_noticed = not same and found.epoch == held_epoch != epoch and found.cursor >= held
+        if not same and not is_noticed:
             self.losses += 1
             self._told_anew = set()
         # What another thread has asked of the life before says nothing of what the new one has.
-        told_anew = self._told_anew if not same or found.epoch == self.place[0] else None
+        told_anew = self._told_anew if not same or found.epoch == held_epoch else None
         for mark in found.marks:
             if mark.kind == "handle":
                 self._expires_at[mark.value] = mark.expires_at
@@ -90,9 +92,10 @@ class HeldMarks:
         for mark in () if same else found.lost:
             if mark.kind == "handle":
                 self._expires_at.setdefault(mark.value, mark.expires_at)
-        held_epoch, held = self.place  # another thread may have asked meanwhile
-        cursor = max(held, found.cursor) if held_epoch == found.epoch else found.cursor
-        self.place = (found.epoch, cursor if same else 0)
+        if same:
+            self.place = (found.epoch, max(held, found.cursor) if held_epoch == found.epoch else found.cursor)
+        elif not is_noticed:
+            self.place = (found.epoch, 0)
         if len(self._expires_at) > self._kept:
             self._fold()
         return same

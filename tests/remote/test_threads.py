@@ -144,6 +144,30 @@ def test_marks_that_an_earlier_life_of_the_store_has_told_are_held_and_written_b
     assert held.lost(now=10.0) == []
 
 
+def test_marks_that_were_read_anew_are_not_lost_when_a_second_thread_notices_the_same_life():
+    held = HeldMarks()
+    known = Mark("handle", "known", 0.0, 1, 9e9)
+    held.take(Marks("old", 1, [known]), held.place)
+    place = held.place
+    assert not held.take(Marks("new", 1, []), place)
+    assert held.take(Marks("new", 1, [known]), held.place)
+    losses = held.losses
+    assert not held.take(Marks("new", 1, []), place)  # whoever had asked before looks its sessions up again
+    assert (held.losses, held.place) == (losses, ("new", 1))
+    assert held.lost(now=10.0) == []
+
+
+def test_second_thread_that_notices_another_database_notices_an_older_one_in_its_place():
+    held = HeldMarks()
+    held.take(Marks("old", 9, []), held.place)
+    place = held.place
+    held.take(Marks("new", 5, []), place)
+    held.take(Marks("new", 5, [Mark("handle", "lost", 0.0, 5, 9e9)]), held.place)
+    assert not held.take(Marks("new", 4, []), place)
+    assert held.place == ("new", 0)
+    assert held.lost(now=10.0) == [("lost", 9e9)]
+
+
 def test_mark_that_a_thread_was_told_by_the_life_before_is_written_back_to_the_new_one():
     held = HeldMarks()
     held.take(Marks("old", 1, []), held.place)
