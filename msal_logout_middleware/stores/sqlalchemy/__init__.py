@@ -72,7 +72,8 @@ class SQLAlchemyStore:
         beat_seconds: How often each worker asks: four times within the bound where it listens, and else every 50 ms.
         listens: Whether workers LISTEN for endings (PostgreSQL by psycopg 3.2 or asyncpg). By default where they can;
             say `False` behind a pooler that lends connections for a transaction.
-        timeout_seconds: How long a call waits for the database before it fails. Only for a URL; an engine has its own.
+        timeout_seconds: How long a call waits for the database before it fails, with a URL; an engine has its own. With
+            either, what collides or was cut off is not tried again after that.
         clock: The time in seconds since 1970, by which things expire.
         token_cache_lifetime_seconds: How long a token cache is kept after its last write.
         removed_row_seconds: How long a removed token cache is remembered, so that a save by a request that began
