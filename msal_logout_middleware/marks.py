@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -11,11 +13,35 @@ from itertools import count, islice
 from operator import itemgetter
 
 from .mark_filter import MarkFilter, probes
-from .stores import Marks
+from .stores import Mark, Marks
 
 KEPT = 500_000
 _FORGOTTEN_AT_ONCE = 5000
 _FOLDED_TOGETHER = 1_000_000
+
+
+class _Lock:
+    """A lock that is open in a process that was forked: the thread that held it stays behind in the parent."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        _locks.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def _after_fork_in_child() -> None:
+    for one in list(_locks):
+        one._lock = threading.Lock()
+
+
+_locks: weakref.WeakSet[_Lock] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @dataclass
@@ -42,7 +68,8 @@ class HeldMarks:
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
         self._filters: list[_Folded] = []
-        self._folding = threading.Lock()
+        self._folding = _Lock()
+        self._taking = _Lock()
         self.generation: int | None = None
         self.place: tuple[str | None, int] = (None, 0)
         self._expires_at: dict[str, float] = {}
@@ -76,29 +103,34 @@ class HeldMarks:
             start.
         """
         epoch, since = place
-        same = epoch in (None, found.epoch) and found.cursor >= since
-        held_epoch, held = self.place  # another thread may have asked meanwhile
-        is_noticed = not same and found.epoch == held_epoch != epoch and found.cursor >= held
-        if not same and not is_noticed:
-            self.losses += 1
-            self._told_anew = set()
-        # What another thread has asked of the life before says nothing of what the new one has.
-        told_anew = self._told_anew if not same or found.epoch == held_epoch else None
-        for mark in found.marks:
+        is_same = epoch in (None, found.epoch) and found.cursor >= since
+        with self._taking:
+            held_epoch, held = self.place  # another thread may have asked meanwhile
+            is_held = found.epoch == held_epoch
+            if is_same:
+                # What another thread has asked of the life before says nothing of what the new one has.
+                self._hold(found.marks, self._told_anew if is_held else None)
+                self.place = (found.epoch, max(held, found.cursor) if is_held else found.cursor)
+            else:
+                has_noticed = is_held and epoch != held_epoch and found.cursor >= held
+                if not has_noticed:
+                    self.losses += 1
+                    self._told_anew = set()
+                    self.place = (found.epoch, 0)
+                self._hold(found.marks, self._told_anew)
+                for mark in found.lost:
+                    if mark.kind == "handle":
+                        self._expires_at.setdefault(mark.value, mark.expires_at)
+        if len(self._expires_at) > self._kept:
+            self._fold()
+        return is_same
+
+    def _hold(self, marks: Iterable[Mark], told_anew: set[str] | None) -> None:
+        for mark in marks:
             if mark.kind == "handle":
                 self._expires_at[mark.value] = mark.expires_at
                 if told_anew is not None:
                     told_anew.add(mark.value)
-        for mark in () if same else found.lost:
-            if mark.kind == "handle":
-                self._expires_at.setdefault(mark.value, mark.expires_at)
-        if same:
-            self.place = (found.epoch, max(held, found.cursor) if held_epoch == found.epoch else found.cursor)
-        elif not is_noticed:
-            self.place = (found.epoch, 0)
-        if len(self._expires_at) > self._kept:
-            self._fold()
-        return same
 
     def _fold(self) -> None:
         """Put the oldest beyond what is kept by name into a filter; no mark is missing meanwhile."""
@@ -130,8 +162,9 @@ class HeldMarks:
         Args:
             losses: How many losses there had been when it was looked at what was lost: another may have come since.
         """
-        if losses == self.losses:
-            self._told_anew = None
+        with self._taking:
+            if losses == self.losses:
+                self._told_anew = None
 
     def forget(self, now: float) -> None:
         """Forget marks whose time is over: the sessions that they ended have expired as well.
@@ -162,7 +195,7 @@ class Unmarked:
     def __init__(self) -> None:
         self.on_add: Callable[[], None] = lambda: None
         self._number = count()
-        self._lock = threading.Lock()
+        self._lock = _Lock()
         self._vouched: dict[int, tuple[object, frozenset[str]]] = {}
         self._unvouched: dict[int, tuple[object, frozenset[str]]] = {}
         self._named = Counter[str]()  # how many of the endings have a name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 
 import pytest
 
@@ -145,3 +147,19 @@ def test_mark_that_another_thread_puts_into_a_filter_meanwhile_is_not_missed(
     monkeypatch.setattr(HeldMarks, "may_have", and_then_folds)
     site.front_channel(sid="a-session")
     assert site.user(stolen) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # the tests' process may have threads
+def test_process_that_was_forked_while_a_thread_took_marks_in_takes_some_in_itself() -> None:
+    held = HeldMarks()
+    with held._taking:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)  # if it hangs, it is killed
+            try:
+                told(held, 1)
+                os._exit(0)
+            finally:
+                os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
