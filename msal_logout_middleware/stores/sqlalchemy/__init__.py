@@ -36,7 +36,7 @@ from .._feed import Answer, Feed, Messages, Tip
 from .._keys import positive, row_of
 from .._times import REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 from ..encryption import Encryption, opened, protected
-from ._errors import NO_TABLES, Fault, fault, name_of
+from ._errors import NO_TABLES, Fault, fault, is_misread, name_of
 from ._listening import Asyncpg, AsyncPsycopg, Psycopg, can_listen
 from ._operations import Operations, Pending
 from ._tables import PREFIX, SCHEMA_VERSION, Tables, migration
@@ -448,17 +448,26 @@ def _engine(url: str | URL, timeout_seconds: float) -> Engine | AsyncEngine:
     try:
         parsed = make_url(url)
         is_async = parsed.get_dialect().is_async
-    except ArgumentError:  # whose text repeats the URL, password and all
+    except (ArgumentError, ValueError):  # whose text repeats the URL, password and all, or its port
         parsed, is_async = None, False
-    if parsed is None:
-        raise ValueError("no database URL: it is like postgresql+psycopg://user:password@host/database")
+    if parsed is None or is_misread(parsed):
+        raise ValueError(
+            "no database URL: it is like postgresql+psycopg://user:password@host/database, with what is not plain in"
+            " the user and the password percent-encoded"
+        )
     options: dict[str, Any] = {
         "connect_args": _connect_arguments(parsed, timeout_seconds),
         "hide_parameters": True,
     }
     if parsed.get_backend_name() != "sqlite":
         options |= {"isolation_level": "READ COMMITTED", "pool_timeout": timeout_seconds}
-    engine = create_async_engine(parsed, **options) if is_async else create_engine(parsed, **options)
+    try:
+        engine = create_async_engine(parsed, **options) if is_async else create_engine(parsed, **options)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{parsed.drivername}:// needs a driver that is not installed: its module is {error.name}",
+            name=error.name,
+        ) from error
     bound(engine, timeout_seconds)
     return engine
 

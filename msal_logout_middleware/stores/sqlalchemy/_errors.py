@@ -118,8 +118,15 @@ def _code(error: Exception) -> str | int | None:
     return code & 0xFF if isinstance(code, int) else None
 
 
+def is_misread(url: URL) -> bool:
+    """Tell whether a URL's parts are not what was meant: a plain `@`, `/` or `:` has divided its password."""
+    is_file = url.get_backend_name() == "sqlite"
+    return not is_file and any("@" in (part or "") for part in (url.host, url.database))
+
+
 def name_of(url: URL) -> str:
     """Return how a database is named in errors: without its user, its password, or what else the URL says."""
-    return URL.create(
-        url.get_backend_name(), host=url.host, port=url.port, database=url.database
-    ).render_as_string()
+    backend = url.get_backend_name()
+    if is_misread(url):  # an engine's: what is left may be of the password
+        return f"{backend}://..."
+    return URL.create(backend, host=url.host, port=url.port, database=url.database).render_as_string()

@@ -39,11 +39,33 @@ def test_driver_says_whether_the_store_is_asynchronous(driver: str, is_async: bo
     assert store.blocking is not is_async
 
 
-@pytest.mark.parametrize("url", ["postgresql:/user:secret@host/db", "no+such:// secret", "secret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql:/user:secret@host/db",
+        "no+such:// secret",
+        "secret",
+        "postgresql+psycopg://user:plain@secret@host/db",
+        "postgresql+psycopg://user:plain@secret:secret@host/db",
+        "postgresql+psycopg://us/er:secret@host/db",
+    ],
+)
 def test_what_is_no_url_is_refused_without_being_repeated(url: str) -> None:
     with pytest.raises(ValueError, match="database URL") as raised:
         SQLAlchemyStore(url)
     assert_says_no_secret(raised.value)
+
+
+def test_engine_whose_url_was_misread_is_named_without_its_password() -> None:
+    engine = create_engine("postgresql+psycopg://user:plain@secret@host.invalid/db")
+    with pytest.raises(StoreError, match="cannot be reached") as raised:
+        SQLAlchemyStore(engine).load("alice")
+    assert "secret" not in str(raised.value)
+
+
+def test_driver_that_is_not_installed_is_named() -> None:
+    with pytest.raises(ModuleNotFoundError, match="needs a driver that is not installed"):
+        SQLAlchemyStore("mssql+pymssql://user:secret@host/db")
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite+aiosqlite:///:memory:"])
