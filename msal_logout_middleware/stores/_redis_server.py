@@ -148,10 +148,14 @@ class Server:
         """Return how each server that has keys is sent a command, by its name; without a cluster it is one."""
         if not self.is_cluster:
             return {"": {}}
-        if self.is_async:  # a plain client knows them when it is made
-            async with asyncio.timeout(self._timeout):
-                await self._client.initialize()
+        async with asyncio.timeout(self._timeout) if self.is_async else nullcontext():
+            await self.know_cluster()
         return {node.name: {"target_nodes": [node]} for node in self._client.get_primaries()}
+
+    async def know_cluster(self) -> None:
+        """Have the client of a cluster know its servers; a plain one does when it is made."""
+        if self.is_cluster and self.is_async:
+            await self._client.initialize()
 
     async def _directly(self, sent: bytes, command: Sequence[Any]) -> Any:
         """Send a command, given twice: as its bytes, and as the client takes it where those get no plain answer."""
@@ -244,6 +248,7 @@ class Messages:
     async def _begin_by_client(self, channel: bytes, timeout_seconds: float) -> None:
         """Subscribe on a connection that does nothing else."""
         until, kind = time.monotonic() + timeout_seconds, None
+        await self._server.know_cluster()  # redis-py's subscription takes that for granted
         self._pubsub = self._client.pubsub()
         await self._awaited(self._pubsub.subscribe(channel))
         while kind != "subscribe" and time.monotonic() < until:

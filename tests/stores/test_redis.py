@@ -516,6 +516,24 @@ def test_asynchronous_cluster_client_without_messages_hears_within_the_bound(
     asyncio.run(story())
 
 
+def test_asynchronous_cluster_client_hears_from_the_first_on(
+    cluster: Server, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = pytest.importorskip("redis.asyncio.cluster", reason="no client: install redis")
+
+    async def story() -> None:
+        client = module.RedisCluster.from_url(
+            cluster.url
+        )  # knows none of its servers before the first command
+        store = RedisStore(client, prefix=prefix)
+        await until_on_loop(lambda: store.generation() is not None)
+        await store.close()
+        await getattr(client, "aclose", client.close)()
+
+    asyncio.run(story())
+    assert "broken" not in caplog.text
+
+
 @pytest.mark.parametrize("way", [{}, {"max_connections": 3}], ids=["directly", "by the client"])
 def test_call_of_an_asyncio_client_waits_for_its_timeout_at_most(
     own_server: Server, prefix: str, way: dict[str, Any]
