@@ -43,7 +43,12 @@ class Server:
     def __init__(self, client_or_url: Any, timeout_seconds: float, wait_seconds: float) -> None:
         self._is_ours = isinstance(client_or_url, str)
         self._client = _client(client_or_url, timeout_seconds) if self._is_ours else client_or_url
-        if not callable(getattr(self._client, "execute_command", None)):
+        if hasattr(self._client, "master_for"):
+            raise TypeError(
+                'RedisStore needs the client of a Sentinel\'s primary: sentinel.master_for("name")'
+            )
+        is_client = callable(getattr(self._client, "execute_command", None))
+        if not is_client or isinstance(self._client, type):
             raise TypeError("RedisStore needs a client of redis-py or valkey-py, or a URL")
         if getattr(getattr(self._client, "connection_pool", None), "cache", None) is not None:
             raise TypeError(
@@ -338,8 +343,9 @@ _WHAT_IS_WRONG = (
     ),
     (
         {"NOPERM", "NoPermissionError"},
-        "does not allow its user what the store needs: see the store's documentation",
+        "does not allow its user what the store needs: see the ACL in the store's documentation",
     ),
+    ({"MovedError"}, "is one of a cluster: give the store a client of the Cluster"),
     ({"READONLY", "ReadOnlyError"}, "is a replica, which cannot be written: connect to the primary"),
     ({"NOREPLICAS"}, "has too few replicas to take a write"),
     ({"MISCONF"}, "cannot save to its disk, and so takes no writes"),
@@ -360,6 +366,17 @@ _WHAT_IS_WRONG = (
 _CODE = re.compile(r"\b[A-Z]{4,}\b|\bOOM\b")
 
 
+_RIGHT = re.compile(r"\b(key|channel)s?\b|run the '([a-z|]+)'")
+
+
+def _lacks(said: str) -> str:
+    """Say which right is missing, as far as the server tells."""
+    found = _RIGHT.search(said)
+    if found is None:
+        return "it does not say what"
+    return f"the command {found[2]}" if found[2] else f"a {found[1]}: is the prefix the one of the ACL?"
+
+
 def _names(error: BaseException) -> set[str]:
     return {kind.__name__ for kind in type(error).__mro__}
 
@@ -371,5 +388,6 @@ def _sentence(error: Exception) -> str:
     for said in ({*_CODE.findall(str(error)[:1000])}, _names(error)):
         for names, what in _WHAT_IS_WRONG:
             if said & names:
-                return f"the store's server {what}"
+                lacks = f" ({_lacks(str(error))})" if "NOPERM" in names else ""
+                return f"the store's server {what}{lacks}"
     return f"the store's server did not do what it was asked for ({type(error).__name__})"

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 from ..errors import StoreError
 from . import Ended, Ending, JournalRow, Jti, Loaded, Mark, Marks, Rows, SessionRecord
 from ._keys import encoded, positive
+from ._options import check_options
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 from .encryption import Encryption, opened, protected
 
@@ -148,6 +149,11 @@ class MemoryStore:
         removed_row_seconds: float = REMOVED_ROW_SECONDS,
         encryption: Encryption | None = None,
     ) -> None:
+        check_options(
+            encryption,
+            token_cache_lifetime_seconds=token_cache_lifetime_seconds,
+            removed_row_seconds=removed_row_seconds,
+        )
         self.encryption = encryption
         self._token_cache_lifetime = token_cache_lifetime_seconds
         self._removed_row = removed_row_seconds

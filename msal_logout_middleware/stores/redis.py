@@ -24,6 +24,7 @@ from . import Ended, Ending, JournalRow, Loaded, Mark, Marks, Rows, SessionRecor
 from . import _redis_scripts as scripts
 from ._feed import Answer, Feed, News, Tip
 from ._keys import encoded, positive, row_of
+from ._options import check_options, check_prefix
 from ._redis_server import Messages, Server
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 from .encryption import Encryption, opened, protected
@@ -84,10 +85,16 @@ class RedisStore:
         removed_row_seconds: float = REMOVED_ROW_SECONDS,
         encryption: Encryption | None = None,
     ) -> None:
+        check_prefix(prefix)
         if not prefix or re.search(r"[{}*?\[\]\\]", prefix):
             raise ValueError("prefix must not be empty, nor contain any of { } * ? [ ] \\")
-        if min(bound_seconds, timeout_seconds) <= 0:
-            raise ValueError("bound_seconds and timeout_seconds must be more than 0")
+        check_options(
+            encryption,
+            token_cache_lifetime_seconds=token_cache_lifetime_seconds,
+            removed_row_seconds=removed_row_seconds,
+            bound_seconds=bound_seconds,
+            timeout_seconds=timeout_seconds,
+        )
         if wait_replicas < 0 or not 0 < wait_seconds < timeout_seconds:
             raise ValueError(
                 "wait_replicas must not be less than 0, and wait_seconds be less than timeout_seconds"

@@ -24,6 +24,7 @@ from . import Ended, Ending, JournalRow, Jti, Loaded, Mark, Marks, Rows, Session
 from ._generation import Generation, number_of
 from ._keys import positive, row_of
 from ._mounts import network_filesystem
+from ._options import check_options
 from ._sqlite_file import Database
 from ._times import CLOCK_STEP_SECONDS, REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 from .encryption import Encryption, opened, protected
@@ -100,6 +101,11 @@ class SQLiteStore:
         removed_row_seconds: float = REMOVED_ROW_SECONDS,
         encryption: Encryption | None = None,
     ) -> None:
+        check_options(
+            encryption,
+            token_cache_lifetime_seconds=token_cache_lifetime_seconds,
+            removed_row_seconds=removed_row_seconds,
+        )
         name = os.fspath(path)
         if not name or name.startswith((":memory:", "file:")):
             raise ValueError(

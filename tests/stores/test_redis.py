@@ -105,9 +105,28 @@ def test_number_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
         RedisStore(unused_url(), **options)
 
 
-def test_what_is_no_client_is_refused() -> None:
+@pytest.mark.parametrize("what", [object(), None, b"redis://localhost"])
+def test_what_is_no_client_is_refused(what: Any) -> None:
     with pytest.raises(TypeError, match="client"):
-        RedisStore(object())
+        RedisStore(what)
+
+
+def test_class_of_a_client_is_refused() -> None:
+    with pytest.raises(TypeError, match="client"):
+        RedisStore(pytest.importorskip("redis").Redis)
+
+
+def test_sentinel_itself_is_refused() -> None:
+    sentinel = pytest.importorskip("redis.sentinel").Sentinel([("127.0.0.1", 1)])
+    with pytest.raises(TypeError, match="master_for"):
+        RedisStore(sentinel)
+
+
+def test_plain_client_of_a_cluster_is_told_so(primaries: list[Server], make: Callable[..., Any]) -> None:
+    store = make(primaries[0].url)
+    with pytest.raises(StoreError, match="one of a cluster"):
+        for number in range(100):
+            store.load(f"somebody's {number}")
 
 
 def test_calls_of_a_plain_client_block_and_those_of_an_asyncio_client_do_not(server: Server) -> None:
@@ -855,8 +874,11 @@ def test_user_who_may_do_what_the_documentation_says_is_served(
     until(lambda: store.generation() is not None)
     end(store, "h")
     stranger = make(url, prefix="other")
-    with pytest.raises(StoreError, match="does not allow its user"):
+    with pytest.raises(StoreError, match=r"does not allow its user.*a key: is the prefix"):
         stranger.load("alice")
+    own_server.admin.execute_command("ACL", "SETUSER", "app", "-hmget")
+    with pytest.raises(StoreError, match=r"does not allow its user.*the command hmget"):
+        store.load("alice")
     with pytest.raises(StoreError, match="does not allow its user"):
         stranger.end(DEAD)
 

@@ -34,6 +34,7 @@ from ...errors import StoreError
 from .. import Ended, Ending, JournalRow, Loaded, Marks, Rows, SessionRecord
 from .._feed import Answer, Feed, Messages, Tip
 from .._keys import positive, row_of
+from .._options import check_options
 from .._times import REMOVED_ROW_SECONDS, TOKEN_CACHE_LIFETIME_SECONDS
 from ..encryption import Encryption, opened, protected
 from ._errors import NO_TABLES, Fault, fault, is_misread, name_of
@@ -104,18 +105,25 @@ class SQLAlchemyStore:
         create_tables: bool = True,
         encryption: Encryption | None = None,
     ) -> None:
+        check_options(
+            encryption,
+            token_cache_lifetime_seconds=token_cache_lifetime_seconds,
+            removed_row_seconds=removed_row_seconds,
+            bound_seconds=bound_seconds,
+            timeout_seconds=timeout_seconds,
+        )
         tables = Tables(prefix)
         if not 0 < (beat_seconds or bound_seconds / 4) < bound_seconds:
             raise ValueError(
                 "bound_seconds must be more than 0, and beat_seconds between 0 and bound_seconds"
             )
-        if timeout_seconds <= 0:
-            raise ValueError("timeout_seconds must be more than 0")
         self._engine: Engine | AsyncEngine
         if isinstance(engine_or_url, (str, URL)):
             self._is_own, self._engine = True, _engine(engine_or_url, timeout_seconds)
         else:
             self._is_own, self._engine = False, engine_or_url
+        if not isinstance(self._engine, (Engine, AsyncEngine)):
+            raise TypeError("SQLAlchemyStore needs a database URL, an Engine or an AsyncEngine")
         self.is_async = isinstance(self._engine, AsyncEngine)
         """Whether the methods return awaitables."""
         self.blocking = not self.is_async

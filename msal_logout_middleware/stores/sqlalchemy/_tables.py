@@ -29,6 +29,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import LONGBLOB
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from .._options import check_prefix
+
 PREFIX = "msal_logout_"
 SCHEMA_VERSION = 1
 
@@ -65,6 +67,7 @@ class Tables:
     """
 
     def __init__(self, prefix: str = PREFIX) -> None:
+        check_prefix(prefix)
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,19}", prefix):
             raise ValueError(
                 "prefix must be up to 20 small letters, digits and _, and not begin with a digit"
