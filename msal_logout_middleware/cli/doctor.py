@@ -13,6 +13,7 @@ from ..configuration import Configuration
 from ..errors import StoreError
 from ..http import Cookie
 from ..layers import layers
+from ..stores.encryption import Encryption
 from .checks import Finding
 from .checks.claims import check_claims, parsed_claims
 from .checks.cookies import check_cookies
@@ -134,12 +135,21 @@ def _found(config: Configuration, cookies: Sequence[Cookie]) -> Iterator[tuple[s
     yield "store", type(config.store).__name__ + (f" at {path}" if path else "")
     store: Any = config.store
     if hasattr(store, "encryption"):
-        in_clear = store.encryption is None
-        yield "encryption", "none: token caches are in clear in the store" if in_clear else "token caches"
+        yield "encryption", _encryption(store.encryption)
     yield "logout_path", config.logout_path
     yield "front_channel_path", config.front_channel_path or "none"
     yield "back_channel_path", config.back_channel_path or "none"
     yield "landing_page", config.landing_page
+
+
+def _encryption(encryption: Encryption | None) -> str:
+    if encryption is None:
+        return "none: token caches are in clear in the store"
+    return {
+        "refused": "token caches",
+        "read": 'token caches, but those in clear are read as well (clear="read"): for the time of a change only',
+        "written": 'none yet: token caches are written in clear (clear="written"), and read if they are encrypted',
+    }[encryption.clear]
 
 
 def _attributes(cookie: Cookie) -> str:

@@ -25,9 +25,11 @@ class Report:
 
     Args:
         done: What was done.
+        into_clear: The store writes token caches in clear, so that is what they were brought into.
     """
 
     done: Reencrypted
+    into_clear: bool = False
 
     @property
     def complete(self) -> bool:
@@ -45,7 +47,13 @@ class Report:
     def _sentences(self) -> Iterator[str]:
         done = self.done
         would_be = "would be " if done.dry_run else ""
-        yield f"{_caches(done.reencrypted)} {would_be}brought under the first key; {done.current} there already."
+        if self.into_clear:
+            yield (
+                f'{_caches(done.reencrypted)} {would_be}decrypted, as clear="written" says; {done.current} in clear'
+                " already."
+            )
+        else:
+            yield f"{_caches(done.reencrypted)} {would_be}brought under the first key; {done.current} there already."
         if done.unopened:
             yield (
                 f'No key opens {_caches(done.unopened)}: add the key that is missing, or clear="read" if they stand'
@@ -67,11 +75,13 @@ async def reencrypt(logout: Logout, *, dry_run: bool) -> Report:
     """
     store = _store(logout)
     try:
-        return Report(await reencrypt_rows(store, dry_run=dry_run))
+        done = await reencrypt_rows(store, dry_run=dry_run)
     except StoreError as error:
         raise CommandError(str(error), exit_code=1) from error
     except Exception as error:  # an engine's own, which may quote what it is connected with
         raise CommandError(f"the store raised {type(error).__name__}", exit_code=1) from error
+    encryption = store.encryption
+    return Report(done, into_clear=encryption is not None and encryption.clear == "written")
 
 
 def _store(logout: Logout) -> TokenCacheRows:

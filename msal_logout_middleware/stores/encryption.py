@@ -61,6 +61,11 @@ class Encryption:
         self._clear = clear
         self._has_told = False
 
+    @property
+    def clear(self) -> Clear:
+        """What becomes of token caches that stand in the store in clear."""
+        return self._clear
+
     def protect(self, row: str, data: bytes) -> bytes:
         """Return a token cache as it is to stand in the store.
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from msal_logout_middleware import SQLiteStore
+from msal_logout_middleware import Encryption, SQLiteStore
+from msal_logout_middleware.cli.doctor import _encryption
 from msal_logout_middleware.testing import EmbeddedProvider
 from tests.cli import FLASK, SECRET, WRAPPED, as_json, msal_logout
 from tests.tokens import claims_of
@@ -107,6 +108,14 @@ def test_app_without_a_mistake_is_well(good, provider):
         "back_channel_path": "/logout/back-channel",
         "landing_page": "https://shop.example.com/",
     }
+
+
+@pytest.mark.parametrize(
+    ("clear", "said"),
+    [("refused", "token caches"), ("read", "token caches, but those in clear"), ("written", "none yet")],
+)
+def test_encryption_is_told_as_it_is(clear, said):
+    assert _encryption(Encryption("k" * 32, clear=clear)).startswith(said)
 
 
 def test_app_with_every_mistake_has_each_of_them_found(good, provider):

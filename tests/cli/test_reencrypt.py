@@ -57,6 +57,14 @@ def test_dry_run_counts_and_changes_nothing(shop, rotated):
     assert rotated.load("old").data is None
 
 
+def test_what_is_decrypted_is_not_said_to_be_under_a_key(shop):
+    (shop / "shop.py").write_text(encrypted(f"[{NEW!r}, {OLD!r}], clear='written'"))
+    ran = msal_logout(shop, "reencrypt", "shop:logout", "--dry-run")
+    assert ran.stdout == '2 token caches would be decrypted, as clear="written" says; 1 in clear already.\n'
+    ran = msal_logout(shop, "reencrypt", "shop:logout")
+    assert ran.stdout == '2 token caches decrypted, as clear="written" says; 1 in clear already.\n'
+
+
 def test_what_no_key_opens_is_told_with_exit_code_1(shop, rotated):
     ran = msal_logout(shop, "reencrypt", "shop:logout")
     assert ran.returncode == 1

@@ -68,7 +68,9 @@ def _gunicorn_workers(file: Path) -> str | None:
 def check_workers(store: Store, said: Sequence[Workers]) -> Finding:
     """Check whether all workers share the store."""
     if not isinstance(store, MemoryStore):
-        whose = "of the machine" if hasattr(store, "path") else "of all machines"
+        whose = (
+            "of the machine" if hasattr(store, "path") else "of all machines that are given the same server"
+        )
         return Finding("store-shared", "ok", f"{type(store).__name__} is shared by all workers {whose}")
     several = [workers.where for workers in said if workers.several]
     if several:
