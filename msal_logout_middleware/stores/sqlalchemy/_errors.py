@@ -16,7 +16,8 @@ from ...errors import StoreError
 _REFUSED = "refuses the store's user or password"
 _NOT_THERE = "does not exist: create it, or correct the store's URL"
 _FORBIDDEN = (
-    "does not allow its user what the store needs: grant SELECT, INSERT, UPDATE and DELETE on its tables"
+    "does not allow its user what the store needs: grant SELECT, INSERT, UPDATE and DELETE on its tables,"
+    " and CREATE if it is to make them"
 )
 NO_TABLES = (
     "does not have the store's tables: let the store create them (create_tables=True), or run your migration"

@@ -14,6 +14,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from msal_logout_middleware._drive import settle
+from msal_logout_middleware.errors import StoreError
 from msal_logout_middleware.stores.sqlalchemy import SQLAlchemyStore
 
 from ..databases import MariaDB, PostgreSQL
