@@ -158,6 +158,10 @@ def test_store_that_works_is_fine_and_keeps_nothing_of_the_check(tmp_path):
     store.close()
 
 
+def test_store_without_a_file_is_on_no_mount():
+    assert levels(run(check_store(MemoryStore()))) == {"store-access": "ok", "journal": "ok"}
+
+
 def test_store_on_a_network_mount_is_an_error_and_not_touched(tmp_path):
     class Mounted(SQLiteStore):
         def network_mount(self):

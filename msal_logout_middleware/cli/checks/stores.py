@@ -149,11 +149,14 @@ def unusable_file(store: object) -> str | None:
 
 async def check_store(store: Store) -> list[Finding]:
     """Check whether the store is on this machine, can be written and read, and has nothing left to do."""
-    mount = getattr(store, "network_mount", lambda: None)()
+    find_mount = getattr(store, "network_mount", None)
+    mount = find_mount() if find_mount is not None else None
     if mount is not None:
         seen = f"the store's file is on a network mount ({mount}), which other machines may write as well"
         return [Finding("store-mount", "error", seen, "put it on a local disk")]
-    findings = [Finding("store-mount", "ok", "not on a network mount, as far as can be told")]
+    findings = []
+    if find_mount is not None:
+        findings.append(Finding("store-mount", "ok", "not on a network mount, as far as can be told"))
     unusable = unusable_file(store)
     if unusable is not None and not _lacks_folder(store):
         to_do = "run this command as the app's user and in its folder, when the app has run"
