@@ -348,6 +348,7 @@ _WHAT_IS_WRONG = (
     ({"MovedError"}, "is one of a cluster: give the store a client of the Cluster"),
     ({"READONLY", "ReadOnlyError"}, "is a replica, which cannot be written: connect to the primary"),
     ({"NOREPLICAS"}, "has too few replicas to take a write"),
+    ({"DB index"}, "has no database of that number: correct the end of the URL"),
     ({"MISCONF"}, "cannot save to its disk, and so takes no writes"),
     ({"LOADING", "BusyLoadingError"}, "has just started, and is still loading its data"),
     ({"BUSY"}, "is busy with somebody's script"),
@@ -363,7 +364,7 @@ _WHAT_IS_WRONG = (
         "cannot be reached: see that it runs, and that the app may connect to it",
     ),
 )
-_CODE = re.compile(r"\b[A-Z]{4,}\b|\bOOM\b")
+_CODE = re.compile(r"\b[A-Z]{4,}\b|\bOOM\b|\bDB index\b")
 
 
 _RIGHT = re.compile(r"\b(key|channel)s?\b|run the '([a-z|]+)'")

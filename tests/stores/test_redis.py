@@ -812,6 +812,11 @@ def test_server_without_memory_changes_nothing_and_goes_on_when_it_has_some(
     assert end(store, "h").claimed
 
 
+def test_database_that_the_server_does_not_have_is_told_of(server: Server, make: Callable[..., Any]) -> None:
+    with pytest.raises(StoreError, match="no database of that number"):
+        make(f"{server.url}/99").load("alice")
+
+
 def test_another_applications_keys_are_told_of(server: Server, store: Any, prefix: str) -> None:
     server.admin.set(f"{{{prefix}}}:state", "theirs")
     with pytest.raises(StoreError, match="another application's keys"):
