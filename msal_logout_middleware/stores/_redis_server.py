@@ -378,14 +378,25 @@ def _lacks(said: str) -> str:
     return f"the command {found[2]}" if found[2] else f"a {found[1]}: is the prefix the one of the ACL?"
 
 
+def _tried_for(error: BaseException) -> BaseException:
+    """Return what an asyncio client tried again for when its time was over, which says more; else the error."""
+    found: BaseException | None = error.__cause__ if isinstance(error, TimeoutError) else None
+    while found is not None:
+        if type(found).__module__.partition(".")[0] in {"redis", "valkey"}:
+            return found
+        found = found.__context__
+    return error
+
+
 def _names(error: BaseException) -> set[str]:
     return {kind.__name__ for kind in type(error).__mro__}
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     """Say what is wrong with the server, and what to do; without the engine's text, which may quote anything."""
     if isinstance(error, StoreError):
         return str(error)
+    error = _tried_for(error)
     for said in ({*_CODE.findall(str(error)[:1000])}, _names(error)):
         for names, what in _WHAT_IS_WRONG:
             if said & names:

@@ -812,6 +812,27 @@ def test_server_without_memory_changes_nothing_and_goes_on_when_it_has_some(
     assert end(store, "h").claimed
 
 
+@pytest.mark.parametrize(
+    ("requirepass", "said"), [(PASSWORD, "refuses the user or the password"), (None, "cannot be reached")]
+)
+def test_what_an_asyncio_client_tries_again_for_is_told(
+    own_server: Server, prefix: str, requirepass: str | None, said: str
+) -> None:
+    url = own_server.url if requirepass else unused_url()
+    if requirepass:
+        own_server.admin.config_set("requirepass", requirepass)
+
+    async def story() -> None:
+        client = pytest.importorskip("redis.asyncio").Redis.from_url(url, password="another")
+        store = RedisStore(client, prefix=prefix, timeout_seconds=0.5, wait_seconds=0.1)
+        with pytest.raises(StoreError, match=said):
+            await store.load("alice")
+        await store.close()
+        await getattr(client, "aclose", client.close)()
+
+    asyncio.run(story())
+
+
 def test_database_that_the_server_does_not_have_is_told_of(server: Server, make: Callable[..., Any]) -> None:
     with pytest.raises(StoreError, match="no database of that number"):
         make(f"{server.url}/99").load("alice")

@@ -5,6 +5,7 @@ An engine's own text is never repeated: it quotes the values that it was given, 
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from sqlalchemy import URL
@@ -52,6 +53,10 @@ _WHAT_IS_WRONG: dict[str | int, str] = {
 # A deadlock, a serialization failure, and what MariaDB says of a row that another has changed meanwhile.
 _COLLISIONS = frozenset(["40001", "40P01", 1020, 1213])
 
+_UNKNOWN_OPTION = re.compile(
+    r"unexpected keyword argument '(\w+)'"
+)  # a driver's `connect`, of what the URL ends in
+
 
 class Fault(NamedTuple):
     """What an error means.
@@ -94,6 +99,12 @@ def fault(error: Exception, where: str) -> Fault:
         return Fault(f"{database} {what}", tables=what is NO_TABLES)
     if isinstance(error, OSError):
         return Fault(f"{database} {_AWAY}")
+    option = _UNKNOWN_OPTION.search(str(error)) if isinstance(error, TypeError) else None
+    if option is not None:
+        instead = ", which knows it as ssl" if option[1] == "sslmode" else ""
+        return Fault(
+            f"{database} cannot be reached: its URL has {option[1]}=, not known to the driver{instead}"
+        )
     if code is None and not _is_engines(error):
         raise error
     name = type(getattr(error, "orig", None) or error).__name__

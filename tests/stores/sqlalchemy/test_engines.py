@@ -64,6 +64,16 @@ def test_engine_whose_url_was_misread_is_named_without_its_password() -> None:
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("driver", ["postgresql+asyncpg", "mysql+pymysql"])
+def test_option_that_the_driver_does_not_know_is_named(driver: str) -> None:
+    async def load() -> None:
+        await settle(SQLAlchemyStore(f"{driver}://user:secret@127.0.0.1:1/db?sslmode=secret").load("alice"))
+
+    with pytest.raises(StoreError, match="its URL has sslmode=, not known to the driver") as raised:
+        asyncio.run(load())
+    assert_says_no_secret(raised.value)
+
+
 def test_driver_that_is_not_installed_is_named() -> None:
     with pytest.raises(ModuleNotFoundError, match="needs a driver that is not installed"):
         SQLAlchemyStore("mssql+pymssql://user:secret@host/db")
