@@ -58,7 +58,7 @@ class Encryption:
             )
         if clear not in get_args(Clear):
             raise ValueError(f"clear must be one of {', '.join(map(repr, get_args(Clear)))}")
-        self._clear = clear
+        self._clear: Clear = clear
         self._has_told = False
 
     @property
