@@ -59,8 +59,8 @@ def inert(framed_by: tuple[str, ...]) -> Response:
 
 def unavailable() -> Response:
     """Say that it cannot be told now whether a session has ended."""
-    text = "Whether you are signed in cannot be told at the moment. Please try again."
-    return plain(503, text).with_headers(("retry-after", "5"))
+    text = "<p>Whether you are signed in cannot be told at the moment.</p>"
+    return _page(503, "Please try again in a moment", text).with_headers(("retry-after", "5"))
 
 
 def confirmation(action: str, *, token: str) -> Response:

@@ -34,3 +34,13 @@ def test_page_runs_loads_and_is_framed_by_nothing(page):
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["cache-control"] == "no-store"
+
+
+def test_page_for_when_the_store_is_away_is_one_as_well_and_says_when_to_come_back():
+    page = pages.unavailable()
+    headers = dict(page.headers)
+    assert page.status == 503
+    assert "Whether you are signed in cannot be told at the moment" in page.body.decode()
+    assert headers["content-type"] == "text/html; charset=utf-8"
+    assert (headers["retry-after"], headers["cache-control"]) == ("5", "no-store")
+    assert headers["content-security-policy"].startswith("default-src 'none'")
