@@ -16,9 +16,8 @@ def check_options(encryption: object, **seconds: object) -> None:
         TypeError: One is of another type.
         ValueError: A duration is not more than 0: a removed row that is not kept lets late saves bring tokens back.
     """
-    if encryption is not None and not isinstance(
-        encryption, Encryption
-    ):  # it may be the key: it is not shown
+    # It may be the key itself, so it is not shown.
+    if encryption is not None and not isinstance(encryption, Encryption):
         raise TypeError(f"encryption must be Encryption([KEY]), not of type {type(encryption).__name__}")
     for name, number in seconds.items():
         if not isinstance(number, (int, float)) or isinstance(number, bool):

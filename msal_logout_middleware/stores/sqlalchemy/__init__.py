@@ -129,8 +129,7 @@ class SQLAlchemyStore:
         self.blocking = not self.is_async
         """Whether calls wait for the database, so that an event loop must make them in a worker thread."""
         name = self._engine.dialect.name
-        if name not in _DATABASES:
-            raise ValueError(f"SQLAlchemyStore serves {', '.join(_DATABASES)}, not {name}")
+        _check_served(name)
         if name == "sqlite" and self._engine.url.database in {None, "", ":memory:"}:
             raise ValueError("an in-memory database is not shared between workers; use MemoryStore for tests")
         can = can_listen(_inner(self._engine))
@@ -452,6 +451,11 @@ def _inner(engine: Engine | AsyncEngine) -> Engine:
     return engine.sync_engine if isinstance(engine, AsyncEngine) else engine
 
 
+def _check_served(database: str) -> None:
+    if database not in _DATABASES:
+        raise ValueError(f"SQLAlchemyStore serves {', '.join(_DATABASES)}, not {database}")
+
+
 def _engine(url: str | URL, timeout_seconds: float) -> Engine | AsyncEngine:
     try:
         parsed = make_url(url)
@@ -463,6 +467,7 @@ def _engine(url: str | URL, timeout_seconds: float) -> Engine | AsyncEngine:
             "no database URL: it is like postgresql+psycopg://user:password@host/database, with what is not plain in"
             " the user and the password percent-encoded"
         )
+    _check_served(parsed.get_backend_name())  # before anybody is told to install a driver
     options: dict[str, Any] = {
         "connect_args": _connect_arguments(parsed, timeout_seconds),
         "hide_parameters": True,

@@ -53,9 +53,8 @@ _WHAT_IS_WRONG: dict[str | int, str] = {
 # A deadlock, a serialization failure, and what MariaDB says of a row that another has changed meanwhile.
 _COLLISIONS = frozenset(["40001", "40P01", 1020, 1213])
 
-_UNKNOWN_OPTION = re.compile(
-    r"unexpected keyword argument '(\w+)'"
-)  # a driver's `connect`, of what the URL ends in
+# A driver's `connect` says so of what the URL ends in.
+_UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 class Fault(NamedTuple):

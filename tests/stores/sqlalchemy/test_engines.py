@@ -76,7 +76,7 @@ def test_option_that_the_driver_does_not_know_is_named(driver: str) -> None:
 
 def test_driver_that_is_not_installed_is_named() -> None:
     with pytest.raises(ModuleNotFoundError, match="needs a driver that is not installed"):
-        SQLAlchemyStore("mssql+pymssql://user:secret@host/db")
+        SQLAlchemyStore("postgresql+pg8000://user:secret@host/db")
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite+aiosqlite:///:memory:"])

@@ -204,10 +204,12 @@ def opened(driver: str, store: SQLAlchemyStore, channel: str) -> Any:
 
 @pytest.mark.parametrize("driver", ["psycopg", *ASYNC_DRIVERS])
 def test_worker_does_not_wait_for_ever_to_listen_to_a_server_that_hangs(
-    driver: str, postgresql: PostgreSQL, prefix: str
+    driver: str, store: SQLAlchemyStore, postgresql: PostgreSQL, prefix: str
 ) -> None:
+    store.load("alice")  # which makes the tables: that may take long
+
     async def story() -> None:
-        store = SQLAlchemyStore(postgresql.url(driver), prefix=prefix, timeout_seconds=0.3)
+        store = SQLAlchemyStore(postgresql.url(driver), prefix=prefix, timeout_seconds=1)
         try:
             await settle(store.load("alice"))  # so that there is a connection
             with postgresql.paused(), pytest.raises((psycopg.OperationalError, TimeoutError)):
