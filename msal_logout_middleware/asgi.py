@@ -97,12 +97,13 @@ class LogoutMiddleware:
                 visit.seen is not None and visit.seen.lives_at != self._generation()
             ):
                 visit = await self._admit(cookie_header)
-            if visit.dead:
-                scope = {**scope, "headers": _without_dead(scope["headers"], visit)}
 
         path, query = scope["path"], scope.get("query_string", b"")
         if (mount := scope.get("root_path", "")) or self._routes_otherwise:
             path, mount = self._place(scope)
+        # A sign-out that is not done is not done at the second click either: nobody may be told so.
+        if visit.dead and not (visit.is_put_off and path == self.logout.logout_path):
+            scope = {**scope, "headers": _without_dead(scope["headers"], visit)}
         if path in self._paths or (query and b"state=" in query and self._comes_back(scope, path, mount)):
             await self._ours(scope, receive, send, visit, path)
         elif visit.plain and not (

@@ -141,7 +141,7 @@ class Gate:
             Exception: The store cannot be asked.
         """
         dead: list[str] = []
-        visit = Visit()
+        visit, is_put_off = Visit(), False
         doubts = self._memory.doubts
         generation = await self._memory.renew()
         for cookies, remembered in found:
@@ -156,6 +156,7 @@ class Gate:
             else:
                 await self._config.tell(SessionRefused(seen.short, during=False))
                 dead.append(cookies)
+                is_put_off |= not seen.ended
         left = without(cookie_header, dead)
         candidates = session_cookies(left, self.names)
         if not set(candidates) <= set(session_cookies(cookie_header, self.names)):
@@ -168,7 +169,7 @@ class Gate:
         if visit.seen is None:  # what else would sign the user in again goes as well
             for cookie in self._config.more_cookies:
                 dead += session_cookies(cookie_header, (cookie.name,))
-        return replace(visit, dead=tuple(dead), plain=False)
+        return replace(visit, dead=tuple(dead), plain=False, is_put_off=is_put_off)
 
     async def _taken(self, cookie_header: str, generation: int, world: World) -> Visit | None:
         """Return the visit of the session that the framework takes of cookies none of which is dead by itself.

@@ -82,6 +82,7 @@ class Visit:
         plain: Whether only the headers of the answer need be looked at.
         cuts_all: Whether all cookies are cut out, since no browser sends such ones.
         cookies: Those that carry the session.
+        is_put_off: Whether a session is dead by a sign-out that is still to be committed.
     """
 
     seen: Seen | None = None
@@ -90,6 +91,7 @@ class Visit:
     plain: bool = False
     cuts_all: bool = False
     cookies: str = field(default="", repr=False)
+    is_put_off: bool = False
 
     def cut(self, cookie_header: str) -> str:
         """Return a `Cookie` header without what is dead; all else is left byte for byte."""

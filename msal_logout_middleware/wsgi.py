@@ -77,9 +77,10 @@ class LogoutMiddleware:
                 visit.seen is not None and visit.seen.lives_at != self._gate.generation()
             ):
                 visit = run(self._gate.admit(cookie_header, cookie_header, _WORLD))
-            if visit.dead:
-                _cut(environ, visit)
         path, mount = _route(environ), _text(environ.get("SCRIPT_NAME", ""))
+        # A sign-out that is not done is not done at the second click either: nobody may be told so.
+        if visit.dead and not (visit.is_put_off and path == self.logout.logout_path):
+            _cut(environ, visit)
         method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
         if self.logout.takes(method, path, mount, query):
             return self._ours(environ, start_response, visit)

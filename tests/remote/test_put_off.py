@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from msal_logout_middleware.events import LogoutFailed
@@ -52,6 +54,18 @@ def test_session_whose_id_token_is_refreshed_meanwhile_still_ends(away, way):
     site.tidy()
     assert (site.user(ann), site.user(stolen)) == (None, None)
     assert site.cache(claims) is None
+
+
+def test_second_click_is_not_told_that_a_sign_out_is_done_that_is_not(away):
+    site, other = away
+    ann = site.sign_in(signing_in("ann"))
+    first, second, third, stolen = (site.copy(ann) for _ in range(4))
+    assert [click.get("/logout").status for click in (first, second)] == [503, 503]
+    assert json.loads(site.copy(ann).get("/echo").body)["cookies"] == []  # nobody else is shown the session
+    site.store.away = set()
+    assert third.get("/logout").status == 303
+    stolen.site = other
+    assert site.user(stolen) is None
 
 
 @pytest.mark.parametrize("way", ["sub", "sid"])
