@@ -226,12 +226,13 @@ async def end_sessions(
 
 async def put_off(config: Configuration, work: Work, target: Target) -> None:
     """Have this worker refuse sessions whose ending cannot be committed, and commit it when it can."""
-    target = replace(target, asked_at=target.asked_at or time.time())
+    asked_at = target.asked_at or time.time()
+    target = replace(target, asked_at=asked_at)
     # Anybody can send a front-channel call with any `sid`: those must not drive out what somebody vouches for.
     is_vouched = work.channel != "front-channel" or bool(work.sessions)
     groups = await _groups(config, work, target) if is_vouched else ()  # nor ask the store time and again
     names = (*_names(work, target), *groups)
-    given_up = config.unmarked.add(Unfinished(work, target), names, vouched=is_vouched)
+    given_up = config.unmarked.add(Unfinished(work, target), names, vouched=is_vouched, asked_at=asked_at)
     if isinstance(given_up, Unfinished):
         logger.error("logout: more sign-outs than are kept could not be committed: the oldest is given up")
         await config.tell(LogoutFailed(given_up.work.channel, given_up.work.short, ("mark",)))

@@ -76,7 +76,7 @@ class Learning:
         store, group, lives = self._config.store, record.session, True
         old = opened(self._config.seal, record.data)
         if set(known.keys) <= set(record.keys):
-            pass
+            known = replace(known, signed_in_at=None if old is None else old.signed_in_at)
         elif old is not None and old.user != known.user:
             # Another user has signed in under this id, and no answer showed it.
             group = secrets.token_hex(16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import weakref
@@ -196,20 +197,23 @@ class Unmarked:
         self.on_add: Callable[[], None] = lambda: None
         self._number = count()
         self._lock = _Lock()
-        self._vouched: dict[int, tuple[object, frozenset[str]]] = {}
-        self._unvouched: dict[int, tuple[object, frozenset[str]]] = {}
-        self._named = Counter[str]()  # how many of the endings have a name
+        self._vouched: dict[int, tuple[object, frozenset[str], float]] = {}
+        self._unvouched: dict[int, tuple[object, frozenset[str], float]] = {}
+        self._named: dict[str, Counter[float]] = {}  # when the endings that have a name were asked for
 
     def __len__(self) -> int:
         return len(self._vouched) + len(self._unvouched)
 
-    def add(self, ending: object, names: Iterable[str], *, vouched: bool = True) -> object | None:
+    def add(
+        self, ending: object, names: Iterable[str], *, vouched: bool = True, asked_at: float = math.inf
+    ) -> object | None:
         """Keep an ending for another try; its handles and keys are refused meanwhile.
 
         Args:
             ending: The ending.
             names: Its handles and keys.
             vouched: Whether more than an unsigned request asks for it.
+            asked_at: When it was asked for, in seconds since 1970.
 
         Returns:
             The ending that is given up for it, if one is.
@@ -217,11 +221,13 @@ class Unmarked:
         kept, most = (self._vouched, self._KEPT) if vouched else (self._unvouched, self._KEPT_UNVOUCHED)
         given_up = None
         with self._lock:
-            kept[next(self._number)] = ending, (named := frozenset(names))
-            self._named.update(named)
+            kept[next(self._number)] = ending, (named := frozenset(names)), asked_at
+            for name in named:
+                # Never changed, since others look at it meanwhile.
+                self._named[name] = self._named.get(name, Counter()) + Counter([asked_at])
             if len(kept) > most:
-                given_up, no_more = kept.pop(next(iter(kept)))
-                self._drop(no_more)
+                given_up, no_more, then = kept.pop(next(iter(kept)))
+                self._drop(no_more, then)
         self.on_add()
         return given_up
 
@@ -229,22 +235,38 @@ class Unmarked:
         """Return what is to be tried again, numbered; its sessions are refused until it is `done`."""
         with self._lock:
             everything = [*self._vouched.items(), *self._unvouched.items()]
-        return [(number, ending) for number, (ending, _) in sorted(everything, key=itemgetter(0))]
+        return [(number, ending) for number, (ending, *_) in sorted(everything, key=itemgetter(0))]
 
     def done(self, number: int) -> None:
         """Forget an ending that has been committed."""
         with self._lock:
             kept = self._vouched if number in self._vouched else self._unvouched
-            _, names = kept.pop(number, (None, frozenset[str]()))
-            self._drop(names)
+            _, names, asked_at = kept.pop(number, (None, frozenset[str](), 0.0))
+            self._drop(names, asked_at)
 
-    def names(self, found: Iterable[str]) -> bool:
-        """Tell whether one of these handles and keys is refused."""
+    def names(
+        self, found: Iterable[str], keys: Iterable[str] = (), signed_in_at: float | None = None
+    ) -> bool:
+        """Tell whether a session is refused.
+
+        Args:
+            found: Names that it has whenever it was signed in: its handles, and its group.
+            keys: Those of its user, and of its `sid`.
+            signed_in_at: When its sign-in was seen, in seconds since 1970: no ending that was asked for before means it
+                by its keys.
+        """
         named = self._named
-        return bool(named) and any(name in named for name in found)
+        if not named:
+            return False
+        if any(name in named for name in found):
+            return True
+        endings = (named.get(key, ()) for key in keys)
+        return any(signed_in_at is None or signed_in_at <= at for each in endings for at in each)
 
-    def _drop(self, names: frozenset[str]) -> None:
+    def _drop(self, names: frozenset[str], asked_at: float) -> None:
         for name in names:
-            self._named[name] -= 1
-            if not self._named[name]:
+            left = self._named[name] - Counter([asked_at])
+            if left:
+                self._named[name] = left
+            else:
                 del self._named[name]

@@ -186,10 +186,13 @@ class Memory:
         """Tell whether a session has ended, by the marks that are held."""
         if not seen.ended and self.marks.has(seen.handles):
             seen.ended = True
-        names = seen.handles if seen.known is None else (*seen.handles, *seen.known.keys)
+        names, known = seen.handles, seen.known
         if seen.group is not None and len(self._config.unmarked):
             names = (*names, seen.group)
-        return seen.ended or self._config.unmarked.names(names)
+        if known is None:
+            return seen.ended or self._config.unmarked.names(names)
+        # Its user may have signed in since: that sign-in is spared when the ending is committed, too.
+        return seen.ended or self._config.unmarked.names(names, known.keys, known.signed_in_at)
 
     # Sessions
 

@@ -101,6 +101,23 @@ def test_who_signs_in_between_two_tries_is_spared(away):
     assert site.user(again) == "sub-of-ann"
 
 
+@pytest.mark.parametrize("way", ["sub", "sid"])
+@pytest.mark.parametrize("where", ["here", "at another worker"])
+def test_who_signs_in_between_two_tries_is_not_signed_out_meanwhile(away, way, where):
+    site, other = away
+    claims = signing_in("ann")
+    ann = site.sign_in(claims)
+    stolen = site.copy(ann)
+    assert not site.logout.end_sessions(**named(way, claims)).complete
+    again = site.browser()
+    again.site = other if where == "at another worker" else site.door
+    site.sign_in(signing_in("ann"), browser=again)
+    again.site = site.door
+    assert (site.user(again), site.user(stolen)) == ("sub-of-ann", None)
+    site.tidy()  # which fails once more
+    assert (site.user(again), site.user(site.copy(ann))) == ("sub-of-ann", None)
+
+
 def test_who_signs_in_between_two_tries_and_gets_another_sid_unseen_is_spared(server_side_away):
     site, other = server_side_away
     assert not site.logout.end_sessions(iss=signing_in("ann")["iss"], sub="sub-of-ann").complete

@@ -196,8 +196,8 @@ def test_session_that_is_refused_while_it_is_judged_is_looked_at_again(flask_sit
     names = unmarked.names
     looks = iter(["whether it is in doubt", "whether it lives"])
 
-    def meanwhile(found):
-        answer = names(found)
+    def meanwhile(*found):
+        answer = names(*found)
         if next(looks) != "whether it lives":
             return answer
         monkeypatch.setattr(unmarked, "names", names)
