@@ -8,9 +8,11 @@ PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 ARGS ?=
 AGAIN ?=
+# One more than there are processors: many a test waits for servers and browsers.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN || echo 2) + 1)
 
 # run WITH WHAT: with AGAIN=1, what failed is run once more, by itself.
-run = $(1) -m pytest $(2) -n auto $(ARGS) $(if $(AGAIN),|| $(1) -m pytest $(2) --last-failed --last-failed-no-failures none)
+run = $(1) -m pytest $(2) -n $(WORKERS) --dist worksteal $(ARGS) $(if $(AGAIN),|| $(1) -m pytest $(2) --last-failed --last-failed-no-failures none)
 UNMEASURED := tests/browser tests/demo tests/examples tests/load tests/test_docs.py tests/test_mutants.py
 BIN := $(VENV)/bin
 READY := $(VENV)/ready

@@ -24,8 +24,8 @@ from tests.stories.servers import bound, until
 SEED = 20240229
 KINDS = ("flask", "flask-session", "starlette")
 SHORT = [
-    ("flask", 100, 0),
-    ("starlette", 100, 4),
+    ("flask", 50, 0),
+    ("starlette", 50, 4),
     *(
         pytest.param(*more, marks=pytest.mark.matrix)
         for more in (("flask-session", 100, 4), ("starlette", 100, 0))

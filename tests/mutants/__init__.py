@@ -146,6 +146,7 @@ def run_tests(
         "--tb=line",
         "-p",
         "no:cacheprovider",
+        *("-p", "no:faker"),  # which comes with Litestar, is used by nobody, and takes long to load
         *tests,
     ]
     return subprocess.run(

@@ -46,7 +46,7 @@ def test_server_that_hangs_is_waited_for_no_longer_than_the_timeout_and_is_used_
     write(make(server.url()), b"1")
 
     async def story() -> None:
-        store = SQLAlchemyStore(server.url(driver), prefix=prefix, timeout_seconds=0.3)
+        store = SQLAlchemyStore(server.url(driver), prefix=prefix, timeout_seconds=1)
         try:
             await settle(store.load("alice"))
             # PyMySQL tells what took too long as a connection that is lost.
