@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, islice
 from operator import itemgetter
+from typing import NamedTuple
 
 from .mark_filter import MarkFilter, probes
 from .stores import Mark, Marks
@@ -183,6 +184,14 @@ class HeldMarks:
             self._expires_at.pop(handle, None)
 
 
+class _Waiting(NamedTuple):
+    """An ending that could not be committed: by which names it is known, and when it was asked for."""
+
+    ending: object
+    names: frozenset[str]
+    asked_at: float
+
+
 class Unmarked:
     """Endings that could not be committed: this worker refuses their sessions, and commits them when it can.
 
@@ -197,8 +206,8 @@ class Unmarked:
         self.on_add: Callable[[], None] = lambda: None
         self._number = count()
         self._lock = _Lock()
-        self._vouched: dict[int, tuple[object, frozenset[str], float]] = {}
-        self._unvouched: dict[int, tuple[object, frozenset[str], float]] = {}
+        self._vouched: dict[int, _Waiting] = {}
+        self._unvouched: dict[int, _Waiting] = {}
         self._named: dict[str, Counter[float]] = {}  # when the endings that have a name were asked for
 
     def __len__(self) -> int:
@@ -219,30 +228,30 @@ class Unmarked:
             The ending that is given up for it, if one is.
         """
         kept, most = (self._vouched, self._KEPT) if vouched else (self._unvouched, self._KEPT_UNVOUCHED)
-        given_up = None
+        one, given_up = _Waiting(ending, frozenset(names), asked_at), None
         with self._lock:
-            kept[next(self._number)] = ending, (named := frozenset(names)), asked_at
-            for name in named:
+            kept[next(self._number)] = one
+            for name in one.names:
                 # Never changed, since others look at it meanwhile.
                 self._named[name] = self._named.get(name, Counter()) + Counter([asked_at])
             if len(kept) > most:
-                given_up, no_more, then = kept.pop(next(iter(kept)))
-                self._drop(no_more, then)
+                given_up = kept.pop(next(iter(kept)))
+                self._drop(given_up)
         self.on_add()
-        return given_up
+        return given_up and given_up.ending
 
     def take(self) -> list[tuple[int, object]]:
         """Return what is to be tried again, numbered; its sessions are refused until it is `done`."""
         with self._lock:
             everything = [*self._vouched.items(), *self._unvouched.items()]
-        return [(number, ending) for number, (ending, *_) in sorted(everything, key=itemgetter(0))]
+        return [(number, one.ending) for number, one in sorted(everything, key=itemgetter(0))]
 
     def done(self, number: int) -> None:
         """Forget an ending that has been committed."""
         with self._lock:
             kept = self._vouched if number in self._vouched else self._unvouched
-            _, names, asked_at = kept.pop(number, (None, frozenset[str](), 0.0))
-            self._drop(names, asked_at)
+            if number in kept:
+                self._drop(kept.pop(number))
 
     def names(
         self, found: Iterable[str], keys: Iterable[str] = (), signed_in_at: float | None = None
@@ -263,9 +272,9 @@ class Unmarked:
         endings = (named.get(key, ()) for key in keys)
         return any(signed_in_at is None or signed_in_at <= at for each in endings for at in each)
 
-    def _drop(self, names: frozenset[str], asked_at: float) -> None:
-        for name in names:
-            left = self._named[name] - Counter([asked_at])
+    def _drop(self, one: _Waiting) -> None:
+        for name in one.names:
+            left = self._named[name] - Counter([one.asked_at])
             if left:
                 self._named[name] = left
             else:
