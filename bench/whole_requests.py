@@ -4,8 +4,9 @@
 
 Each ends a session of its own, which was signed in before. Beside them, on the same server, a view of Starlette's or
 Flask's that clears its session and redirects to the provider, as the samples for MSAL do; over Redis also one that
-makes a single round trip before, which says what no logout over Redis can do without. All requests come over
-connections of their own, as from browsers. All take turns; the A/A row shows what the figures are worth. Over Redis
+makes a single round trip before, which says what no logout over Redis can do without; and a bare function that calls
+the store's `end` and answers, without all that makes a logout of it. All requests come over connections of their own,
+as from browsers. All take turns; the A/A row shows what the figures are worth. Over Redis
 each user has a token cache in the store, too, and beside it stands the logout of `identity`, whose sessions
 Flask-Session keeps there with the token cache in them. Ends with 3 if a bound is broken.
 """
@@ -57,7 +58,9 @@ from msal_logout_middleware import Logout, MemoryStore, Provider, SQLiteStore, a
 from msal_logout_middleware._drive import settle
 from msal_logout_middleware.caches import home_account_id
 from msal_logout_middleware.logout_token import LOGOUT_EVENT
+from msal_logout_middleware.records import key
 from msal_logout_middleware.sessions.flask import FlaskSession
+from msal_logout_middleware.stores import Ending
 from msal_logout_middleware.stores.redis import RedisStore
 from msal_logout_middleware.testing.signing import SigningKeys
 from tests.stores.servers import serving as redis_server
@@ -69,8 +72,10 @@ ISS = claims_of(0)["iss"]
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 FRONT, BACK = "front-channel logout", "back-channel logout"
 ASKING = "the view, which asks the server once"
+ENDING = "a function that calls `end` and answers"
 IDENTITY = "logout of identity"
 IDENTITY_SIGN_IN, IDENTITY_LOGOUT = "/identity/sign-in", "/identity/logout"
+END_ONLY = "/end-only"
 HALF = {"ratio": 0.5}
 
 # In the server's process
@@ -118,9 +123,16 @@ def asgi_site() -> Any:
     logout = configured(None)
     wrapped = asgi.LogoutMiddleware(bare, logout)
 
+    async def end_only(query: bytes, send: Any) -> None:
+        await settle(logout.configuration.store.end(ending_of(logout, query.decode())))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
     async def site(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == END_ONLY:
+            return await end_only(scope["query_string"], send)
         is_bare = scope["type"] == "http" and scope["path"] in ("/clear", "/ask-and-clear")
-        await (bare if is_bare else wrapped)(scope, receive, send)
+        return await (bare if is_bare else wrapped)(scope, receive, send)
 
     return site
 
@@ -158,7 +170,20 @@ def wsgi_site() -> Any:
     if isinstance(logout.configuration.store, RedisStore):
         sites |= dict.fromkeys((IDENTITY_SIGN_IN, IDENTITY_LOGOUT), identity_app(os.environ["BENCH_STORE"]))
     wrapped = wsgi.LogoutMiddleware(bare, logout)
+
+    def end_only(environ: Any, start_response: Any) -> list[bytes]:
+        logout.configuration.store.end(ending_of(logout, environ["QUERY_STRING"]))
+        start_response("200 OK", [("Content-Length", "0")])
+        return [b""]
+
+    sites[END_ONLY] = end_only
     return lambda environ, start_response: sites.get(environ["PATH_INFO"], wrapped)(environ, start_response)
+
+
+def ending_of(logout: Logout, query: str) -> Ending:
+    """Return what a front-channel logout of a `sid` writes."""
+    found_by = key(logout.configuration.seal, iss=ISS, sid=query.removeprefix("sid="))
+    return Ending(found_by=found_by, expires_at=time.time() + 86_400, work=b"sealed", drops=True)
 
 
 def identity_app(redis_url: str) -> Any:
@@ -274,6 +299,10 @@ def identity_logout(_number: int, cookie: str) -> tuple[str, dict[str, Any]]:
     return IDENTITY_LOGOUT, {"headers": {"Cookie": cookie}}
 
 
+def ended_only(number: int, _cookie: str) -> tuple[str, dict[str, Any]]:
+    return f"{END_ONLY}?" + urlencode({"sid": claims_of(number)["sid"]}), {}
+
+
 def front_channel(number: int, _cookie: str) -> tuple[str, dict[str, Any]]:
     return "/logout/front-channel?" + urlencode({"sid": claims_of(number)["sid"]}), {}  # as Entra ID calls
 
@@ -322,6 +351,7 @@ def main() -> int:
                 }
                 if store == "RedisStore":
                     ways[ASKING] = server.way(asked_and_cleared, 303)
+                    ways[ENDING] = server.way(ended_only, 200)
                 if (name, store) == ("gunicorn", "RedisStore"):
                     for again in ("", AGAIN):
                         ways[IDENTITY + again] = server.way(identity_logout, 302, IDENTITY_SIGN_IN)
@@ -333,7 +363,7 @@ def main() -> int:
             kept.append(table.kept)
             if IDENTITY in ways:
                 against = Table(f"{name}, {store}: the same beside `identity`", "us")
-                compared = {way: figures[way] for way in (IDENTITY, IDENTITY + AGAIN, FRONT)}
+                compared = {way: figures[way] for way in (IDENTITY, IDENTITY + AGAIN, ENDING, FRONT)}
                 against.rows(compared, baseline=IDENTITY, bounds={FRONT: HALF})
                 kept.append(against.kept)
     return status(kept=all(kept))

@@ -345,7 +345,7 @@ _WHAT_IS_WRONG = (
         {"NOPERM", "NoPermissionError"},
         "does not allow its user what the store needs: see the ACL in the store's documentation",
     ),
-    ({"MovedError"}, "is one of a cluster: give the store a client of the Cluster"),
+    ({"MOVED", "MovedError"}, "is one of a cluster: give the store a client of the Cluster"),
     ({"READONLY", "ReadOnlyError"}, "is a replica, which cannot be written: connect to the primary"),
     ({"NOREPLICAS"}, "has too few replicas to take a write"),
     ({"DB index"}, "has no database of that number: correct the end of the URL"),

@@ -279,6 +279,7 @@ class MariaDB(Database):
     def paused(self) -> Iterator[None]:
         """Have it hang, with all connections open; not for ever, in case that it is waited for."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)  # until all of its threads do
         at_last = threading.Timer(LONG_SECONDS / 2, self.process.send_signal, [signal.SIGCONT])
         at_last.start()
         try:
