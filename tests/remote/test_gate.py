@@ -952,7 +952,7 @@ def test_session_that_is_met_while_the_store_is_emptied_can_be_ended_all_the_sam
 
 
 @pytest.mark.usefixtures("nobody_else_tidies")
-def test_store_that_is_emptied_while_marks_are_written_back_is_written_to_once_more(monkeypatch):
+def test_store_that_is_emptied_while_marks_are_written_back_is_written_to_once_more():
     store = Emptied()
     site = Site("flask, signed cookie", KINDS["flask, signed cookie"], store=store).build()
     ann, bob = site.sign_in(signing_in("ann", "a")), site.sign_in(signing_in("bob", "b"))
@@ -967,9 +967,9 @@ def test_store_that_is_emptied_while_marks_are_written_back_is_written_to_once_m
         assert site.user(bob) == "sub-of-bob"  # by which another thread notices
         return ended
 
-    monkeypatch.setattr(store, "end", end_and_empty, raising=False)
+    store.end = end_and_empty
     site.tidy()
-    monkeypatch.undo()
+    del store.end
     site.tidy()
     _, at_other.site = site.worker()  # one that knew nothing of it
     assert site.user(at_other) is None
