@@ -88,7 +88,7 @@ class Answer(NamedTuple):
         has_known: Whether the store has the tip that it was asked with; if it was asked with none, `True`.
         marks: Unexpired marks after the cursor that it was asked with, in order.
         is_all: Whether these are all of them.
-        server: Names the server's present run, in which it loses nothing else than endings; empty if it does not say.
+        server: Names the server, and since when it runs; empty if it does not say.
     """
 
     epoch: str
@@ -406,7 +406,7 @@ class Feed:
                 self._follower = asyncio.Task(self.follow(), loop=loop, context=Context())
 
     def stop(self) -> asyncio.Task[None] | None:
-        """Stop following; return the task to wait for, if one was following."""
+        """Stop following; return the task to wait for, if one was. A thread is waited for here: twice the bound."""
         self._stopped.set()
         follower = self._follower
         if isinstance(follower, threading.Thread):

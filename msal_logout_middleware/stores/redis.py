@@ -58,7 +58,7 @@ class RedisStore:
         timeout_seconds: How long a call waits for the server: one of an asyncio client, or of the client that is
             made of a URL.
         wait_replicas: How many replicas must have a sign-out before it counts as done; not with Cluster.
-        wait_seconds: How long to wait for them.
+        wait_seconds: How long to wait for them; with an asyncio client that comes on top of `timeout_seconds`.
         clock: The time in seconds since 1970, by which things expire.
         token_cache_lifetime_seconds: How long a token cache is kept after its last write.
         removed_row_seconds: How long a removed token cache is remembered, so that a save by a request that began
@@ -315,7 +315,10 @@ class RedisStore:
         return found
 
     def close(self) -> MaybeAwaitable[None]:
-        """Stop listening, and close what the store made: not a client that it was given. It may be used again."""
+        """Stop listening, and close what the store made: not a client that it was given. It may be used again.
+
+        A plain store waits for the thread that listens: for twice `bound_seconds` at most.
+        """
         following = self._feed.stop()
         return self._server.drive(self._server.close(following))
 

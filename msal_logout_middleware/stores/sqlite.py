@@ -106,6 +106,8 @@ class SQLiteStore:
             token_cache_lifetime_seconds=token_cache_lifetime_seconds,
             removed_row_seconds=removed_row_seconds,
         )
+        if not busy_timeout_seconds >= 0:
+            raise ValueError(f"busy_timeout_seconds={busy_timeout_seconds!r} must not be less than 0")
         name = os.fspath(path)
         if not name or name.startswith((":memory:", "file:")):
             raise ValueError(

@@ -62,3 +62,9 @@ def test_prefix_that_is_no_text_is_refused(shared: str) -> None:
 def test_what_is_neither_url_nor_engine_is_refused(what: Any) -> None:
     with pytest.raises(TypeError, match="SQLAlchemyStore needs"):
         SQLAlchemyStore(what)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan")])
+def test_file_that_is_waited_for_less_than_not_at_all_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"busy_timeout_seconds=.* must not be less than 0"):
+        SQLiteStore("never-made.db", busy_timeout_seconds=seconds)

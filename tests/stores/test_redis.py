@@ -541,9 +541,7 @@ def test_asynchronous_cluster_client_hears_from_the_first_on(
     module = pytest.importorskip("redis.asyncio.cluster", reason="no client: install redis")
 
     async def story() -> None:
-        client = module.RedisCluster.from_url(
-            cluster.url
-        )  # knows none of its servers before the first command
+        client = module.RedisCluster.from_url(cluster.url)  # which knows no server before its first command
         store = RedisStore(client, prefix=prefix)
         await until_on_loop(lambda: store.generation() is not None)
         await store.close()
