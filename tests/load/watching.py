@@ -53,24 +53,30 @@ class _Watch:
         told = json.loads(message)
         self.cookie: str = told["cookie"]
         self._number, self._to, self._door = told["number"], told["to"], door
-        self._served_at = -1.0
+        self._served_at = self._refused_at = -1.0
         self._until = time.monotonic() + _LONGEST_SECONDS
 
     def goes_on(self, began_at: float, status: int, body: bytes) -> bool:
         """Take in an answer; tell whether to ask again. One that is neither yes nor no counts as none."""
         if status == 200 and json.loads(body)["sub"] is not None:
-            if self._served_at < 0:
-                self._say({})
-            self._served_at = began_at
+            if self._served_at >= 0 or self._says({}):
+                self._served_at = began_at
         elif status == 200:
-            self._say({"served_at": self._served_at, "refused_at": time.monotonic()})
-            return False
+            self._refused_at = time.monotonic() if self._refused_at < 0 else self._refused_at
+            if self._says({"served_at": self._served_at, "refused_at": self._refused_at}):
+                return False
         return time.monotonic() < self._until
 
-    def _say(self, what: dict[str, float]) -> None:
+    def _says(self, what: dict[str, float]) -> bool:
+        """Tell the test; `False`: it has not yet taken up the ten messages that wait, so it is to be told again."""
         said = {"number": self._number, "pid": os.getpid(), **what}
-        with suppress(OSError):  # nobody wants to know any more
+        try:
             self._door.sendto(json.dumps(said).encode(), self._to)
+        except BlockingIOError:
+            return False
+        except OSError:  # nobody wants to know any more
+            return True
+        return True
 
 
 def _door(directory: Path) -> socket.socket:

@@ -167,4 +167,4 @@ def test_error_of_the_engine_says_what_to_do_and_not_what_was_written(
 
 def test_mistake_of_the_program_is_not_taken_for_an_engine_s_error(store: SQLAlchemyStore) -> None:
     with pytest.raises(AttributeError):
-        store.add(None, sign_in=True)  # type: ignore[arg-type]
+        store.add(None, sign_in=True)  # type: ignore[arg-type]  # the mistake

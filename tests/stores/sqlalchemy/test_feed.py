@@ -43,7 +43,7 @@ def asked(store: SQLAlchemyStore) -> list[Any]:
         calls.append(args)
         return ask(*args, **options)
 
-    store._operations.ask = noted  # type: ignore[method-assign]
+    store._operations.ask = noted  # type: ignore[method-assign]  # for this store only
     return calls
 
 
